@@ -1,0 +1,177 @@
+#include "penstock/transport/connection.hpp"
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+namespace penstock::inline v1 {
+namespace {
+
+constexpr int kPingsPerDeadline = 8;
+constexpr int kStalledPart = 4;
+/// How long after a path failed its peer's good-bye may come.
+constexpr auto kGrace = std::chrono::milliseconds(100);
+
+std::string seconds(std::chrono::nanoseconds time) {
+  const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(time).count();
+  return ms % 1000 == 0 ? std::to_string(ms / 1000) + " s" : std::to_string(ms) + " ms";
+}
+
+}  // namespace
+
+Connection::Connection(Fd socket, Timing timing, FrameReader rest) noexcept
+    : socket_(std::move(socket)), timing_(timing), reader_(std::move(rest)) {}
+
+Connection::~Connection() { stop(); }
+
+void Connection::start(std::weak_ptr<ConnectionObserver> observer) {
+  observer_ = std::move(observer);
+  last_heard_ = Clock::now();
+  schedule(last_heard_);
+  Engine::get().watch(socket_.get(), EPOLLIN | EPOLLRDHUP, shared_from_this());
+}
+
+void Connection::stop() noexcept {
+  if (!birth_.here()) return;  // the parent's engine, and a copy of its socket: just let it close
+  {
+    const std::lock_guard lock(mutex_);
+    done_ = true;
+  }
+  if (socket_) Engine::get().unwatch(socket_.get());
+  const std::lock_guard lock(mutex_);
+  socket_.reset();
+}
+
+void Connection::say_go() noexcept { send(encode_empty(FrameType::go)); }
+
+void Connection::say_goodbye(FrameType type, Cursor cursor) noexcept {
+  send(encode_goodbye(type, cursor));
+}
+
+void Connection::send(std::span<const std::byte> frame) noexcept {
+  const std::lock_guard lock(mutex_);
+  if (!socket_) return;
+  // A short write is impossible for so few bytes but for a full buffer, and then nothing is written
+  // or the peer is stuck anyway: it will notice by silence.
+  [[maybe_unused]] const auto sent =
+      ::send(socket_.get(), frame.data(), frame.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+void Connection::suspect(const std::string& why) noexcept {
+  const auto now = Clock::now();
+  {
+    const std::lock_guard lock(mutex_);
+    if (done_ || !suspicion_.empty()) return;
+    suspicion_ = why;
+    suspected_at_ = now;
+  }
+  try {
+    Engine::get().call_at(now + kGrace, shared_from_this());
+  } catch (const std::exception&) {
+    // Then the next ping's timer sees to it.
+  }
+}
+
+void Connection::schedule(TimePoint now) {
+  const auto period = std::min(timing_.own, timing_.peer) / kPingsPerDeadline;
+  Engine::get().call_at(now + std::max<std::chrono::nanoseconds>(period, std::chrono::milliseconds(1)),
+                        shared_from_this());
+}
+
+void Connection::lost(const std::string& why) noexcept {
+  {
+    const std::lock_guard lock(mutex_);
+    if (done_) return;
+    done_ = true;
+  }
+  Engine::get().unwatch(socket_.get());
+  if (const auto observer = observer_.lock()) observer->on_lost(why);
+}
+
+bool Connection::read_all() {
+  std::array<std::byte, 512> bytes;
+  for (;;) {
+    const auto got = ::recv(socket_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT);
+    if (got > 0) {
+      last_heard_ = Clock::now();
+      reader_.append(std::span(bytes).first(static_cast<std::size_t>(got)));
+      continue;
+    }
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return true;
+    if (got == 0) errno = 0;
+    return false;
+  }
+}
+
+void Connection::on_ready(std::uint32_t /*events*/) noexcept {
+  try {
+    const bool open = read_all();
+    const int error = open ? 0 : errno;
+    const auto observer = observer_.lock();
+    if (!observer) return;
+    if (stalled_ && Clock::now() - last_heard_ < timing_.own / kStalledPart) {
+      stalled_ = false;
+      observer->on_stalled(false);
+    }
+    while (const auto frame = reader_.next()) {
+      switch (frame->type) {
+        case FrameType::ping: break;
+        case FrameType::bye:
+        case FrameType::closed: {
+          const Cursor cursor = decode_goodbye(frame->body);
+          {
+            const std::lock_guard lock(mutex_);
+            if (std::exchange(done_, true)) return;
+          }
+          Engine::get().unwatch(socket_.get());
+          observer->on_goodbye(cursor);
+          return;
+        }
+        default: return lost("it sent message " + std::to_string(static_cast<int>(frame->type)) +
+                             " out of turn");
+      }
+    }
+    if (!open)
+      lost(error == ECONNRESET ? "its control connection was reset: the process has died"
+                               : "its control connection was closed without a good-bye: the process "
+                                 "has ended or was killed");
+  } catch (const std::exception& e) {
+    lost(e.what());
+  }
+}
+
+void Connection::on_time(TimePoint now) noexcept {
+  std::string suspicion;
+  {
+    const std::lock_guard lock(mutex_);
+    if (done_ || !socket_) return;
+    if (!suspicion_.empty() && now - suspected_at_ >= kGrace) suspicion = suspicion_;
+  }
+  if (!suspicion.empty()) {
+    on_ready(0);  // the good-bye may be waiting
+    return lost(suspicion);
+  }
+  send(encode_empty(FrameType::ping));
+  // Where this process itself was stopped, the peer's pings are waiting: read before judging.
+  if (now - last_heard_ >= timing_.own / kStalledPart) on_ready(0);
+  const auto silent = Clock::now() - last_heard_;
+  if (silent >= timing_.own)
+    return lost("nothing was heard of it for " + seconds(timing_.own) +
+                ": it is stopped, or the network between is cut");
+  if (!stalled_ && silent >= timing_.own / kStalledPart) {
+    stalled_ = true;
+    if (const auto observer = observer_.lock()) observer->on_stalled(true);
+  }
+  try {
+    schedule(now);
+  } catch (const std::exception& e) {
+    lost(e.what());
+  }
+}
+
+}  // namespace penstock::inline v1

@@ -1,0 +1,84 @@
+// The control connection after the handshake: liveness, good-byes.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "penstock/transport/engine.hpp"
+#include "penstock/transport/fork.hpp"
+#include "penstock/transport/handshake.hpp"
+
+namespace penstock::inline v1 {
+
+/// Told by the engine thread what a control connection brings. Calls come one at a time.
+class ConnectionObserver {
+ public:
+  ConnectionObserver() = default;
+  ConnectionObserver(const ConnectionObserver&) = delete;
+  ConnectionObserver& operator=(const ConnectionObserver&) = delete;
+  ConnectionObserver(ConnectionObserver&&) = delete;
+  ConnectionObserver& operator=(ConnectionObserver&&) = delete;
+  virtual ~ConnectionObserver() = default;
+
+  /// The peer said good-bye: a sender with the cursor where its messages end, a receiver with the
+  /// cursor up to which it consumed. The last call.
+  virtual void on_goodbye(Cursor cursor) noexcept = 0;
+  /// The peer is gone: its end was closed without a good-bye, it broke the protocol, or it was
+  /// silent for the whole liveness deadline. The last call.
+  virtual void on_lost(const std::string& why) noexcept = 0;
+  /// The peer has been silent for a quarter of the deadline, or is back.
+  virtual void on_stalled(bool stalled) noexcept = 0;
+};
+
+/// Owns the socket. Each side pings the other within an eighth of the other's deadline; whatever
+/// arrives counts as a sign of life. Thread-safe.
+class Connection final : public EngineHandler, public std::enable_shared_from_this<Connection> {
+ public:
+  struct Timing {
+    std::chrono::nanoseconds own{};   ///< this side's liveness deadline
+    std::chrono::nanoseconds peer{};  ///< the other side's
+  };
+
+  Connection(Fd socket, Timing timing, FrameReader rest) noexcept;
+  ~Connection() override;
+
+  /// From now on the observer is told. Throws SetupError.
+  void start(std::weak_ptr<ConnectionObserver> observer);
+  /// Ends the handshake: the sender may publish from now on.
+  void say_go() noexcept;
+  /// Says bye or closed, with its cursor. Never blocks: where the socket's buffer is full the peer
+  /// will see a lost connection instead.
+  void say_goodbye(FrameType type, Cursor cursor) noexcept;
+  /// The path beside this connection has failed. A peer that closes says so here and then takes its
+  /// end of the path down, so its good-bye is given a moment before it counts as lost.
+  void suspect(const std::string& why) noexcept;
+  /// Stops telling the observer and closes the socket. No call is running when it returns, unless
+  /// it is made from within one.
+  void stop() noexcept;
+
+  void on_ready(std::uint32_t events) noexcept override;
+  void on_time(TimePoint now) noexcept override;
+
+ private:
+  void send(std::span<const std::byte> frame) noexcept;
+  void lost(const std::string& why) noexcept;
+  [[nodiscard]] bool read_all();
+  void schedule(TimePoint now);
+
+  const Birth birth_;
+  Fd socket_;
+  const Timing timing_;
+  FrameReader reader_;               // engine thread only
+  std::weak_ptr<ConnectionObserver> observer_;  // set before the engine knows us
+  std::mutex mutex_;                 // guards writing, socket_'s closing, and the three below
+  bool done_ = false;
+  std::string suspicion_;            // empty: none
+  TimePoint suspected_at_{};
+  TimePoint last_heard_;             // engine thread only
+  bool stalled_ = false;             // engine thread only
+};
+
+}  // namespace penstock::inline v1

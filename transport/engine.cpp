@@ -1,0 +1,238 @@
+#include "penstock/transport/engine.hpp"
+
+#include <pthread.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <csignal>
+
+#include "penstock/transport/error.hpp"
+#include "penstock/transport/fork.hpp"
+
+namespace penstock::inline v1 {
+namespace {
+
+std::atomic<std::uint32_t> g_forks{0};
+std::mutex g_mutex;
+Engine* g_engine = nullptr;  // never deleted: its thread may outlive main()
+bool g_by_hand = false;
+
+void before_fork() noexcept { g_mutex.lock(); }
+void after_fork_parent() noexcept { g_mutex.unlock(); }
+void after_fork_child() noexcept {
+  g_forks.fetch_add(1, std::memory_order_relaxed);  // relaxed: the child has one thread
+  g_engine = nullptr;                               // the parent's; its thread is not here
+  g_mutex.unlock();
+}
+
+const int g_fork_handlers = ::pthread_atfork(before_fork, after_fork_parent, after_fork_child);
+
+constexpr long kLaterNs = 1'000'000;
+constexpr long kSoonNs = 200'000;
+constexpr long kNsPerMs = 1'000'000;
+constexpr int kLongestSleepMs = 60'000;
+
+}  // namespace
+
+std::uint32_t fork_generation() noexcept {
+  return g_forks.load(std::memory_order_relaxed);  // relaxed: changes only where one thread is left
+}
+
+Engine& Engine::get() {
+  const std::lock_guard lock(g_mutex);
+  if (g_fork_handlers != 0) throw_errno("pthread_atfork", g_fork_handlers);
+  if (g_engine == nullptr) g_engine = new Engine(!g_by_hand);
+  return *g_engine;
+}
+
+void Engine::drive_by_hand() {
+  const std::lock_guard lock(g_mutex);
+  if (g_engine != nullptr && !g_by_hand)
+    throw SetupError(Errc::system,
+                     "the engine thread runs already: call drive_by_hand() before the first channel");
+  g_by_hand = true;
+}
+
+Engine::Engine(bool own_thread)
+    : epoll_(::epoll_create1(EPOLL_CLOEXEC)), wake_fd_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
+  if (!epoll_) throw_errno("engine: epoll_create1", errno);
+  if (!wake_fd_) throw_errno("engine: eventfd", errno);
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.u64 = 0;
+  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_fd_.get(), &event) != 0)
+    throw_errno("engine: epoll_ctl", errno);
+  if (!own_thread) return;
+  // The application's signals are not for this thread.
+  sigset_t all;
+  sigset_t old;
+  sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &old);
+  try {
+    std::thread thread([this] { run(); });
+    ::pthread_setname_np(thread.native_handle(), "penstock");
+    thread.detach();
+  } catch (...) {
+    ::pthread_sigmask(SIG_SETMASK, &old, nullptr);
+    throw;
+  }
+  ::pthread_sigmask(SIG_SETMASK, &old, nullptr);
+}
+
+void Engine::wake() noexcept {
+  const std::uint64_t one = 1;
+  // A full counter is as good as a written one: the engine is awake or about to be.
+  [[maybe_unused]] const auto written = ::write(wake_fd_.get(), &one, sizeof one);
+}
+
+void Engine::watch(int fd, std::uint32_t events, const std::shared_ptr<EngineHandler>& handler) {
+  const std::lock_guard lock(mutex_);
+  const std::uint64_t id = next_id_++;
+  epoll_event event{};
+  event.events = events;
+  event.data.u64 = id;
+  watches_[id] = {fd, handler};
+  ids_[fd] = id;
+  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
+    const int error = errno;
+    watches_.erase(id);
+    ids_.erase(fd);
+    throw_errno("engine: watching a descriptor with epoll_ctl", error);
+  }
+}
+
+void Engine::unwatch(int fd) noexcept {
+  std::unique_lock lock(mutex_);
+  const auto found = ids_.find(fd);
+  if (found == ids_.end()) return;
+  const std::uint64_t id = found->second;
+  ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+  ids_.erase(found);
+  watches_.erase(id);
+  if (!on_engine_thread()) idle_.wait(lock, [&] { return running_ != id; });
+}
+
+void Engine::call_at(TimePoint when, const std::shared_ptr<EngineHandler>& handler) {
+  bool sooner = false;
+  {
+    const std::lock_guard lock(mutex_);
+    sooner = std::ranges::all_of(timers_, [&](const Timer& t) { return when < t.when; });
+    timers_.push_back({when, handler});
+  }
+  if (sooner && !on_engine_thread()) wake();
+}
+
+void Engine::attend(const std::shared_ptr<EngineHandler>& handler) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(attended_, [](const auto& weak) { return weak.expired(); });
+  attended_.push_back(handler);
+}
+
+void Engine::attention(Attention when) noexcept {
+  // SYNC attention (requester): its reason was stored before, sequentially consistent.
+  auto seen = attentive_.load(std::memory_order_seq_cst);
+  while (seen < when)
+    if (attentive_.compare_exchange_weak(seen, when, std::memory_order_seq_cst)) return wake();
+}
+
+void Engine::run_ready(std::uint64_t id, std::uint32_t events) noexcept {
+  std::shared_ptr<EngineHandler> handler;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = watches_.find(id);
+    if (found == watches_.end()) return;  // unwatched after epoll_wait returned
+    handler = found->second.handler.lock();
+    if (!handler) return;  // dying: its destructor unwatches
+    running_ = id;
+  }
+  handler->on_ready(events);
+  handler.reset();  // may be the last reference: outside the lock
+  const std::lock_guard lock(mutex_);
+  running_ = 0;
+  idle_.notify_all();
+}
+
+void Engine::run_timers() noexcept {
+  const auto now = Clock::now();
+  std::vector<std::shared_ptr<EngineHandler>> due;
+  {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(timers_, [&](const Timer& timer) {
+      if (timer.when > now) return timer.handler.expired();
+      if (auto handler = timer.handler.lock()) due.push_back(std::move(handler));
+      return true;
+    });
+  }
+  for (auto& handler : due) handler->on_time(now);
+}
+
+void Engine::run_attention() noexcept {
+  // relaxed: attention() also wakes us
+  if (attentive_.load(std::memory_order_relaxed) == Attention::none) return;
+  const auto ask = [this] {
+    std::vector<std::shared_ptr<EngineHandler>> handlers;
+    {
+      const std::lock_guard lock(mutex_);
+      for (const auto& weak : attended_)
+        if (auto handler = weak.lock()) handlers.push_back(std::move(handler));
+    }
+    auto wanted = Attention::none;
+    for (const auto& handler : handlers) wanted = std::max(wanted, handler->on_attention());
+    return wanted;
+  };
+  const auto wanted = ask();
+  // SYNC attention (engine): lowered first, then asked once more, where a request may have been
+  // overlooked.
+  attentive_.store(wanted, std::memory_order_seq_cst);
+  if (wanted != Attention::none) return;
+  if (const auto again = ask(); again != Attention::none)
+    attentive_.store(again, std::memory_order_seq_cst);
+}
+
+timespec Engine::next_timeout(int at_most_ms) noexcept {
+  const std::lock_guard lock(mutex_);
+  int timeout = at_most_ms < 0 ? kLongestSleepMs : std::min(at_most_ms, kLongestSleepMs);
+  for (const auto& timer : timers_) timeout = std::min(timeout, poll_timeout(timer.when));
+  long ns = timeout * kNsPerMs;
+  // relaxed: a request after this load writes to the wake-up descriptor
+  switch (attentive_.load(std::memory_order_relaxed)) {
+    case Attention::none: break;
+    case Attention::later: ns = std::min(ns, kLaterNs); break;
+    case Attention::soon: ns = std::min(ns, kSoonNs); break;
+  }
+  return {ns / (1000 * kNsPerMs), ns % (1000 * kNsPerMs)};
+}
+
+void Engine::run_once(int timeout_ms) noexcept {
+  std::array<epoll_event, 64> events;
+  const auto timeout = next_timeout(timeout_ms);
+  const int count = ::epoll_pwait2(epoll_.get(), events.data(), static_cast<int>(events.size()),
+                                   &timeout, nullptr);
+  for (int i = 0; i < count; ++i) {
+    const auto& event = events[static_cast<std::size_t>(i)];
+    if (event.data.u64 != 0) {
+      run_ready(event.data.u64, event.events);
+    } else {
+      std::uint64_t drained = 0;
+      [[maybe_unused]] const auto got = ::read(wake_fd_.get(), &drained, sizeof drained);
+    }
+  }
+  run_timers();
+  run_attention();
+}
+
+void Engine::run() noexcept {
+  runner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+  for (;;) run_once(-1);
+}
+
+void Engine::progress(std::chrono::milliseconds timeout) noexcept {
+  runner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+  run_once(static_cast<int>(std::clamp<long>(timeout.count(), 0, kLongestSleepMs)));
+  runner_.store({}, std::memory_order_relaxed);
+}
+
+}  // namespace penstock::inline v1

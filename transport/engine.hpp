@@ -1,0 +1,118 @@
+// The engine: one thread of the process that sleeps on the descriptors of control connections and
+// links, so that nothing need be called for progress.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <ctime>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "penstock/transport/clock.hpp"
+#include "penstock/transport/fd.hpp"
+
+namespace penstock::inline v1 {
+
+/// When a handler wants to be called again.
+enum class Attention : std::uint8_t {
+  none,
+  later,  ///< in about a millisecond
+  soon,   ///< in about a fifth of one
+};
+
+/// Something that the engine calls. The engine holds weak references; it keeps the handler alive
+/// while it calls it.
+class EngineHandler {
+ public:
+  EngineHandler() = default;
+  EngineHandler(const EngineHandler&) = delete;
+  EngineHandler& operator=(const EngineHandler&) = delete;
+  EngineHandler(EngineHandler&&) = delete;
+  EngineHandler& operator=(EngineHandler&&) = delete;
+  virtual ~EngineHandler() = default;
+
+  /// A watched descriptor is ready (`events` as from epoll). Must not block.
+  virtual void on_ready(std::uint32_t events) noexcept = 0;
+  /// A timer asked for with call_at() is due.
+  virtual void on_time(TimePoint now) noexcept { (void)now; }
+  /// Called again and again while somebody has asked for attention. Returns when it wants the next.
+  virtual Attention on_attention() noexcept { return Attention::none; }
+};
+
+class Engine {
+ public:
+  /// The engine of this process; started at the first call, never stopped. Throws SetupError.
+  static Engine& get();
+  /// From now on no thread is started: the application calls progress() when progress_fd() is
+  /// readable. To be called before the first channel; throws SetupError otherwise.
+  static void drive_by_hand();
+  [[nodiscard]] int progress_fd() const noexcept { return epoll_.get(); }
+  /// Does what is due and returns at the latest after `timeout`. Only when driven by hand.
+  void progress(std::chrono::milliseconds timeout) noexcept;
+
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+  Engine(Engine&&) = delete;
+  Engine& operator=(Engine&&) = delete;
+  ~Engine() = delete;
+
+  /// Calls handler->on_ready() while `fd` has `events` (epoll, level-triggered). Throws SetupError.
+  void watch(int fd, std::uint32_t events, const std::shared_ptr<EngineHandler>& handler);
+  /// When it returns, the handler is not running for `fd` and will not; except when called by the
+  /// engine itself, where the handler may be the caller. To be called before the descriptor closes.
+  void unwatch(int fd) noexcept;
+  /// Calls handler->on_time() once at `when`.
+  void call_at(TimePoint when, const std::shared_ptr<EngineHandler>& handler);
+  /// From now on attention() may be asked for it.
+  void attend(const std::shared_ptr<EngineHandler>& handler);
+  /// Asks that on_attention() of every handler is called so soon, again and again until none wants
+  /// it. Cheap when that is going on already; wakes the engine otherwise.
+  void attention(Attention when) noexcept;
+
+ private:
+  struct Watch {
+    int fd;
+    std::weak_ptr<EngineHandler> handler;
+  };
+  struct Timer {
+    TimePoint when;
+    std::weak_ptr<EngineHandler> handler;
+  };
+
+  explicit Engine(bool own_thread);
+  void run() noexcept;
+  void run_once(int timeout_ms) noexcept;
+  void run_ready(std::uint64_t id, std::uint32_t events) noexcept;
+  void run_timers() noexcept;
+  void run_attention() noexcept;
+  [[nodiscard]] timespec next_timeout(int at_most_ms) noexcept;
+  [[nodiscard]] bool on_engine_thread() const noexcept {
+    return std::this_thread::get_id() == runner_.load(std::memory_order_relaxed);
+  }
+  void wake() noexcept;
+
+  Fd epoll_;
+  Fd wake_fd_;
+  // relaxed everywhere: a thread only compares it with itself
+  std::atomic<std::thread::id> runner_{};
+
+  std::mutex mutex_;  // guards all below
+  std::condition_variable idle_;
+  std::map<std::uint64_t, Watch> watches_;
+  std::map<int, std::uint64_t> ids_;
+  std::uint64_t next_id_ = 1;
+  std::uint64_t running_ = 0;
+  std::vector<Timer> timers_;
+  std::vector<std::weak_ptr<EngineHandler>> attended_;
+
+  // SYNC attention: a requester stores its reason, then reads this; the engine clears this, then
+  // reads the reasons. Both sequentially consistent, so one of the two sees the other.
+  std::atomic<Attention> attentive_{Attention::none};
+};
+
+}  // namespace penstock::inline v1

@@ -1,0 +1,287 @@
+#include "penstock/transport/handshake.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+
+namespace penstock::inline v1 {
+namespace {
+
+/// In front of every field, 8 bytes.
+struct FieldHeader {
+  std::uint16_t tag;
+  std::uint16_t flags;  // bit 0: refuse the whole message when the tag is unknown
+  std::uint32_t length;
+};
+static_assert(sizeof(FieldHeader) == 8);
+constexpr std::uint16_t kMustUnderstand = 1;
+
+enum Tag : std::uint16_t {
+  kVersionMin = 1,
+  kVersionMax = 2,
+  kFeaturesRequired = 3,
+  kFeaturesOffered = 4,
+  kSession = 5,
+  kIncarnation = 6,
+  kFingerprint = 7,
+  kChannel = 8,
+  kPath = 9,
+  kPageSize = 10,
+  kCapacity = 11,
+  kLiveness = 12,
+  kProcess = 13,
+  kAuthentication = 14,
+  kVersion = 15,
+  kFeatures = 16,
+  kWindow = 17,
+  kKey = 18,
+  kLink = 19,
+  kCode = 20,
+  kText = 21,
+  kCursor = 22,
+};
+
+[[noreturn]] void malformed(const std::string& what) {
+  throw SetupError(Errc::handshake_failed, "handshake: " + what);
+}
+
+class Writer {
+ public:
+  explicit Writer(FrameType type) {
+    bytes_.resize(sizeof(FrameHeader));
+    header_.type = static_cast<std::uint16_t>(type);
+  }
+  void bytes(Tag tag, std::span<const std::byte> value) {
+    const FieldHeader field{tag, 0, static_cast<std::uint32_t>(value.size())};
+    append(std::as_bytes(std::span(&field, 1)));
+    append(value);
+  }
+  template <class T>
+    requires std::is_trivially_copyable_v<T>
+  void value(Tag tag, const T& v) {
+    bytes(tag, std::as_bytes(std::span(&v, 1)));
+  }
+  void text(Tag tag, const std::string& v) { bytes(tag, std::as_bytes(std::span(v))); }
+  std::vector<std::byte> finish() {
+    header_.length = static_cast<std::uint32_t>(bytes_.size() - sizeof header_);
+    std::memcpy(bytes_.data(), &header_, sizeof header_);
+    return std::move(bytes_);
+  }
+
+ private:
+  void append(std::span<const std::byte> b) { bytes_.insert(bytes_.end(), b.begin(), b.end()); }
+  FrameHeader header_{kFrameMagic, 0, 0, 0};
+  std::vector<std::byte> bytes_;
+};
+
+struct Field {
+  std::uint16_t tag = 0;
+  std::uint16_t flags = 0;
+  std::span<const std::byte> value;
+
+  template <class T>
+    requires std::is_trivially_copyable_v<T>
+  void into(T& out) const {
+    if (value.size() != sizeof out)
+      malformed("field " + std::to_string(tag) + " has " + std::to_string(value.size()) +
+                " bytes instead of " + std::to_string(sizeof out));
+    std::memcpy(&out, value.data(), sizeof out);
+  }
+  void into(std::string& out) const {
+    out.assign(reinterpret_cast<const char*>(value.data()), value.size());
+  }
+  void into(std::vector<std::byte>& out) const { out.assign(value.begin(), value.end()); }
+};
+
+/// Calls take(field) for every field; it answers whether it knows the tag.
+template <class Take>
+void for_each_field(std::span<const std::byte> body, Take&& take) {
+  while (!body.empty()) {
+    FieldHeader header{};
+    if (body.size() < sizeof header) malformed("a field is cut off");
+    std::memcpy(&header, body.data(), sizeof header);
+    body = body.subspan(sizeof header);
+    if (header.length > body.size()) malformed("a field is longer than its message");
+    if (!take(Field{header.tag, header.flags, body.first(header.length)}) &&
+        (header.flags & kMustUnderstand) != 0)
+      throw SetupError(Errc::feature_mismatch,
+                       "handshake: the peer needs field " + std::to_string(header.tag) +
+                           ", which this version does not know: use the newer version on both sides");
+    body = body.subspan(header.length);
+  }
+}
+
+}  // namespace
+
+std::vector<std::byte> encode(const Hello& hello) {
+  Writer w(FrameType::hello);
+  w.value(kVersionMin, hello.version_min);
+  w.value(kVersionMax, hello.version_max);
+  w.value(kFeaturesRequired, hello.features_required);
+  w.value(kFeaturesOffered, hello.features_offered);
+  w.value(kSession, hello.session);
+  w.value(kIncarnation, hello.incarnation);
+  w.value(kFingerprint, hello.fingerprint);
+  w.text(kChannel, hello.channel);
+  for (const auto& path : hello.paths) w.text(kPath, path);
+  w.value(kPageSize, hello.page_size);
+  w.value(kCapacity, hello.max_capacity);
+  w.value(kLiveness, hello.liveness_ns);
+  w.value(kProcess, hello.process);
+  w.bytes(kAuthentication, hello.authentication);
+  return w.finish();
+}
+
+std::vector<std::byte> encode(const Welcome& welcome) {
+  Writer w(FrameType::welcome);
+  w.value(kVersion, welcome.version);
+  w.value(kFeatures, welcome.features);
+  w.value(kSession, welcome.session);
+  w.value(kIncarnation, welcome.incarnation);
+  w.text(kPath, welcome.path);
+  w.value(kCapacity, welcome.capacity);
+  w.value(kWindow, welcome.window);
+  w.value(kPageSize, welcome.page_size);
+  w.value(kKey, welcome.key.word);
+  w.value(kLiveness, welcome.liveness_ns);
+  w.value(kProcess, welcome.process);
+  w.bytes(kLink, welcome.link);
+  return w.finish();
+}
+
+std::vector<std::byte> encode(const Ready& ready) {
+  Writer w(FrameType::ready);
+  w.bytes(kLink, ready.link);
+  return w.finish();
+}
+
+std::vector<std::byte> encode(const Reject& reject) {
+  Writer w(FrameType::reject);
+  w.value(kCode, static_cast<std::uint32_t>(reject.code));
+  w.text(kText, reject.text);
+  return w.finish();
+}
+
+std::vector<std::byte> encode_empty(FrameType type) { return Writer(type).finish(); }
+
+std::vector<std::byte> encode_goodbye(FrameType type, Cursor cursor) {
+  Writer w(type);
+  w.value(kCursor, cursor);
+  return w.finish();
+}
+
+Hello decode_hello(std::span<const std::byte> body) {
+  Hello hello;
+  hello.version_min = hello.version_max = 0;
+  for_each_field(body, [&](const Field& field) {
+    switch (field.tag) {
+      case kVersionMin: field.into(hello.version_min); return true;
+      case kVersionMax: field.into(hello.version_max); return true;
+      case kFeaturesRequired: field.into(hello.features_required); return true;
+      case kFeaturesOffered: field.into(hello.features_offered); return true;
+      case kSession: field.into(hello.session); return true;
+      case kIncarnation: field.into(hello.incarnation); return true;
+      case kFingerprint: field.into(hello.fingerprint); return true;
+      case kChannel: field.into(hello.channel); return true;
+      case kPath: field.into(hello.paths.emplace_back()); return true;
+      case kPageSize: field.into(hello.page_size); return true;
+      case kCapacity: field.into(hello.max_capacity); return true;
+      case kLiveness: field.into(hello.liveness_ns); return true;
+      case kProcess: field.into(hello.process); return true;
+      case kAuthentication: field.into(hello.authentication); return true;
+      default: return false;
+    }
+  });
+  return hello;
+}
+
+Welcome decode_welcome(std::span<const std::byte> body) {
+  Welcome welcome;
+  welcome.version = 0;
+  for_each_field(body, [&](const Field& field) {
+    switch (field.tag) {
+      case kVersion: field.into(welcome.version); return true;
+      case kFeatures: field.into(welcome.features); return true;
+      case kSession: field.into(welcome.session); return true;
+      case kIncarnation: field.into(welcome.incarnation); return true;
+      case kPath: field.into(welcome.path); return true;
+      case kCapacity: field.into(welcome.capacity); return true;
+      case kWindow: field.into(welcome.window); return true;
+      case kPageSize: field.into(welcome.page_size); return true;
+      case kKey: field.into(welcome.key.word); return true;
+      case kLiveness: field.into(welcome.liveness_ns); return true;
+      case kProcess: field.into(welcome.process); return true;
+      case kLink: field.into(welcome.link); return true;
+      default: return false;
+    }
+  });
+  return welcome;
+}
+
+Ready decode_ready(std::span<const std::byte> body) {
+  Ready ready;
+  for_each_field(body, [&](const Field& field) {
+    if (field.tag != kLink) return false;
+    field.into(ready.link);
+    return true;
+  });
+  return ready;
+}
+
+Reject decode_reject(std::span<const std::byte> body) {
+  Reject reject;
+  std::uint32_t code = 0;
+  for_each_field(body, [&](const Field& field) {
+    if (field.tag == kCode) {
+      field.into(code);
+      return true;
+    }
+    if (field.tag == kText) {
+      field.into(reject.text);
+      return true;
+    }
+    return false;
+  });
+  if (code >= static_cast<std::uint32_t>(Errc::bad_uri) && code <= static_cast<std::uint32_t>(Errc::system))
+    reject.code = static_cast<Errc>(code);
+  // The text is the peer's: keep it to one printable line.
+  constexpr std::size_t kMaxText = 500;
+  reject.text.resize(std::min(reject.text.size(), kMaxText));
+  std::ranges::replace_if(reject.text, [](char c) { return static_cast<unsigned char>(c) < ' '; }, ' ');
+  return reject;
+}
+
+Cursor decode_goodbye(std::span<const std::byte> body) {
+  Cursor cursor = 0;
+  for_each_field(body, [&](const Field& field) {
+    if (field.tag != kCursor) return false;
+    field.into(cursor);
+    return true;
+  });
+  return cursor;
+}
+
+void FrameReader::append(std::span<const std::byte> bytes) {
+  buffer_.insert(buffer_.end(), bytes.begin(), bytes.end());
+}
+
+std::optional<Frame> FrameReader::next() {
+  const std::uint32_t magic = kFrameMagic;
+  const auto seen = std::min(buffer_.size(), sizeof magic);
+  if (seen != 0 && std::memcmp(buffer_.data(), &magic, seen) != 0)
+    malformed("the peer does not speak penstock's protocol (other program on that port?)");
+  FrameHeader header{};
+  if (buffer_.size() < sizeof header) return std::nullopt;
+  std::memcpy(&header, buffer_.data(), sizeof header);
+  if (header.length > kMaxFrame)
+    malformed("a message of " + std::to_string(header.length) + " bytes is over the limit of " +
+              std::to_string(kMaxFrame));
+  if (buffer_.size() < sizeof header + header.length) return std::nullopt;
+  const auto begin = buffer_.begin() + sizeof header;
+  const auto end = begin + static_cast<std::ptrdiff_t>(header.length);
+  Frame frame{static_cast<FrameType>(header.type), {begin, end}};
+  buffer_.erase(buffer_.begin(), end);
+  return frame;
+}
+
+}  // namespace penstock::inline v1

@@ -1,0 +1,130 @@
+// What travels on the control connection: framed messages with tagged fields. docs/wire.md has the
+// bytes. All integers are little-endian.
+//
+//   sender                         receiver
+//     hello  ───────────────────────▶        who, which channel, which paths
+//            ◀───────────────────────  welcome (or reject)   ring, key, the path's address
+//     ready  ───────────────────────▶        the sender's end of the path
+//            ◀───────────────────────  go (or reject)        publish from now on
+//   then, either way: ping; bye (the sender has closed, with its last cursor); closed (the receiver
+//   has closed or received everything, with the cursor up to which it consumed)
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "penstock/transport/error.hpp"
+#include "penstock/transport/record.hpp"
+
+namespace penstock::inline v1 {
+
+inline constexpr std::uint16_t kWireVersion = 1;
+/// Feature bits that this version knows; none yet. A peer that requires others is refused.
+inline constexpr std::uint64_t kKnownFeatures = 0;
+/// What a byte channel exchanges: no type.
+inline constexpr std::uint64_t kBytesFingerprint = 0;
+
+enum class FrameType : std::uint16_t {
+  hello = 1,
+  welcome = 2,
+  reject = 3,
+  ready = 4,
+  go = 5,
+  ping = 6,
+  bye = 7,
+  closed = 8,
+};
+
+/// In front of every message on a control connection, 12 bytes.
+struct FrameHeader {
+  std::uint32_t magic;
+  std::uint16_t type;
+  std::uint16_t reserved;
+  std::uint32_t length;  ///< of the body, bytes
+};
+static_assert(sizeof(FrameHeader) == 12);
+inline constexpr std::uint32_t kFrameMagic = 0x3154'4E50;  // "PNT1"
+inline constexpr std::uint32_t kMaxFrame = 16 * 1024;
+
+using SessionId = std::array<std::uint8_t, 16>;
+
+struct Hello {
+  std::uint16_t version_min = kWireVersion;
+  std::uint16_t version_max = kWireVersion;
+  std::uint64_t features_required = 0;
+  std::uint64_t features_offered = 0;
+  SessionId session{};               ///< names the session, not the link: for resuming
+  std::uint64_t incarnation = 0;     ///< rises with every link of one session
+  std::uint64_t fingerprint = kBytesFingerprint;
+  std::string channel;               ///< the URI's name
+  std::vector<std::string> paths;    ///< schemes offered, best first
+  std::uint64_t page_size = 0;       ///< granularity of the sender's memory
+  std::uint64_t max_capacity = 0;    ///< the largest ring that the sender will mirror
+  std::uint64_t liveness_ns = 0;     ///< the sender's own deadline: ping it well within
+  std::uint64_t process = 0;         ///< process id, for people
+  std::vector<std::byte> authentication;
+};
+
+struct Welcome {
+  std::uint16_t version = kWireVersion;
+  std::uint64_t features = 0;
+  SessionId session{};
+  std::uint64_t incarnation = 0;
+  std::string path;                  ///< the scheme chosen
+  std::uint64_t capacity = 0;
+  std::uint64_t window = 0;
+  std::uint64_t page_size = 0;
+  SessionKey key;
+  std::uint64_t liveness_ns = 0;
+  std::uint64_t process = 0;
+  std::vector<std::byte> link;       ///< the receiver's end, as Link::describe() has it
+};
+
+struct Ready {
+  std::vector<std::byte> link;
+};
+
+struct Reject {
+  Errc code = Errc::handshake_failed;
+  std::string text;
+};
+
+/// A whole frame, header included.
+[[nodiscard]] std::vector<std::byte> encode(const Hello& hello);
+[[nodiscard]] std::vector<std::byte> encode(const Welcome& welcome);
+[[nodiscard]] std::vector<std::byte> encode(const Ready& ready);
+[[nodiscard]] std::vector<std::byte> encode(const Reject& reject);
+[[nodiscard]] std::vector<std::byte> encode_empty(FrameType type);
+[[nodiscard]] std::vector<std::byte> encode_goodbye(FrameType type, Cursor cursor);
+
+/// From a frame's body. Throws SetupError: handshake_failed for bytes that make no sense,
+/// feature_mismatch for a must-understand field that this version does not know.
+[[nodiscard]] Hello decode_hello(std::span<const std::byte> body);
+[[nodiscard]] Welcome decode_welcome(std::span<const std::byte> body);
+[[nodiscard]] Ready decode_ready(std::span<const std::byte> body);
+[[nodiscard]] Reject decode_reject(std::span<const std::byte> body);
+[[nodiscard]] Cursor decode_goodbye(std::span<const std::byte> body);
+
+struct Frame {
+  FrameType type;
+  std::vector<std::byte> body;
+};
+
+/// Cuts a byte stream into frames.
+class FrameReader {
+ public:
+  void append(std::span<const std::byte> bytes);
+  /// The next whole frame, if there is one. Throws SetupError{handshake_failed} when the bytes are
+  /// not ours; they are judged as early as their first byte.
+  [[nodiscard]] std::optional<Frame> next();
+
+ private:
+  std::vector<std::byte> buffer_;
+};
+
+}  // namespace penstock::inline v1

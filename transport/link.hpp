@@ -1,0 +1,144 @@
+// The small interface behind which a remote transport lives.
+//
+// A Link is one connection between a sender and a receiver. It moves bytes by one-sided writes into
+// memory that the other end exposed, and 32-bit immediates; it knows nothing of rings, credit or
+// messages. Everything above it is written once, in channel/.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace penstock::inline v1 {
+
+/// Memory given to a link when it is opened. The caller keeps it alive until the link is destroyed.
+struct LinkRegion {
+  std::byte* base = nullptr;
+  std::size_t length = 0;     ///< bytes
+  bool remote_write = false;  ///< the peer may write here; otherwise only a source of writes
+};
+
+/// One write into the peer's memory.
+struct RemoteWrite {
+  const std::byte* source = nullptr;  ///< inside a region of this link, unless `copied`
+  std::uint32_t length = 0;           ///< bytes
+  std::uint32_t region = 0;           ///< which of the peer's remote_write regions, in its order
+  std::uint64_t offset = 0;           ///< in that region
+  /// The source is read before post() returns and may be anywhere; at most kMaxCopied bytes.
+  bool copied = false;
+};
+inline constexpr std::uint32_t kMaxCopied = 64;
+
+struct LinkEvent {
+  enum class Kind : std::uint8_t {
+    completed,  ///< all posts up to and including `value` have landed and their sources are free
+    immediate,  ///< `value` is an immediate from the peer; writes posted before it have landed
+    failed,     ///< the link is dead; error() has the first cause. Reported once
+  };
+  Kind kind;
+  std::uint64_t value;
+};
+
+enum class PostStatus : std::uint8_t { posted, no_room, failed };
+
+/// What a link can carry, read from the device, never assumed.
+struct LinkLimits {
+  std::uint32_t max_writes = 0;  ///< writes in one post, at least 3
+  std::uint32_t max_write = 0;   ///< bytes in one write
+  std::uint32_t packet = 0;      ///< bytes that travel as one packet: the bound for a hot record
+  /// Immediates that may be on their way to this end at once; it takes them in poll().
+  std::uint32_t receives = 0;
+  /// Two writes of one link are placed in the order in which they were posted, and poll() has an
+  /// immediate before a write posted after it is placed. Where false, only an immediate proves what
+  /// came before it.
+  bool ordered_writes = false;
+};
+
+/// Counters since the link was opened.
+struct LinkCounters {
+  std::uint64_t posts = 0;          ///< calls that rang the device's doorbell
+  std::uint64_t work_requests = 0;  ///< writes and immediates handed over in them
+  std::uint64_t completions = 0;    ///< completions taken from the device
+  std::uint64_t immediates = 0;     ///< immediates sent
+};
+
+/// Thread-safety: no two calls at the same time (the caller holds the link's progress token),
+/// except event_fd(). Destruction fences: when it returns, nothing of the peer lands any more.
+class Link {
+ public:
+  Link() = default;
+  Link(const Link&) = delete;
+  Link& operator=(const Link&) = delete;
+  Link(Link&&) = delete;
+  Link& operator=(Link&&) = delete;
+  virtual ~Link() = default;
+
+  /// What the peer's connect() needs to know; at most 4096 bytes. Valid once the link is open.
+  [[nodiscard]] virtual std::vector<std::byte> describe() const = 0;
+  /// Joins this end to the peer that described itself so. Throws SetupError.
+  virtual void connect(std::span<const std::byte> peer) = 0;
+  [[nodiscard]] virtual LinkLimits limits() const noexcept = 0;
+
+  /// Hands over the writes in order, the immediate (if any) with or after the last, as one post.
+  /// Both may not be empty. `cookie` comes back as the value of a `completed` event; cookies of one
+  /// link must rise. no_room: poll() until something completes. Takes no lock, does not block.
+  [[nodiscard]] virtual PostStatus post(std::span<const RemoteWrite> writes,
+                                        std::optional<std::uint32_t> immediate,
+                                        std::uint64_t cookie) noexcept = 0;
+  /// Takes up to events.size() events and returns how many. Does not block.
+  [[nodiscard]] virtual std::size_t poll(std::span<LinkEvent> events) noexcept = 0;
+
+  /// event_fd() becomes readable at the next event of the kinds asked for. Poll once more after
+  /// this returns: an event may have come just before. May wake spuriously.
+  virtual void arm(bool completions, bool immediates) noexcept = 0;
+  /// Takes what made event_fd() readable; call arm() again afterwards.
+  virtual void disarm() noexcept = 0;
+  /// A descriptor to poll for reading; the link owns it.
+  [[nodiscard]] virtual int event_fd() const noexcept = 0;
+
+  /// The first failure, in words: what completed with which status, peer, likely cause, remedy.
+  [[nodiscard]] virtual std::string error() const = 0;
+  [[nodiscard]] virtual LinkCounters counters() const noexcept = 0;
+  /// The path in words, for stats and logs: device, port, GID, queue pair.
+  [[nodiscard]] virtual std::string path() const = 0;
+};
+
+/// What is known of a transport on this machine, for `penstock info`.
+struct ProbeReport {
+  bool available = false;
+  std::string reason;  ///< when not available: why, and what to do about it
+  std::string json;    ///< devices and their properties, a JSON array; "[]" when there are none
+};
+
+struct LinkConfig {
+  std::string local_host;  ///< numeric address of this end of the control connection
+  std::string peer_host;   ///< numeric address of its other end
+  std::string options;     ///< the URI's query, for options of the transport's own
+  std::vector<LinkRegion> regions;
+};
+
+/// A remote transport: makes links. Thread-safe.
+class LinkProvider {
+ public:
+  LinkProvider() = default;
+  LinkProvider(const LinkProvider&) = delete;
+  LinkProvider& operator=(const LinkProvider&) = delete;
+  LinkProvider(LinkProvider&&) = delete;
+  LinkProvider& operator=(LinkProvider&&) = delete;
+  virtual ~LinkProvider() = default;
+
+  [[nodiscard]] virtual std::string_view scheme() const noexcept = 0;
+  /// The URI options that belong to this transport.
+  [[nodiscard]] virtual std::vector<std::string> option_names() const = 0;
+  /// Cheap enough to call for every bind: says whether links can be made here, or why not.
+  [[nodiscard]] virtual ProbeReport probe() const = 0;
+  /// Throws SetupError (transport_unavailable, resource_limit, bad_uri).
+  [[nodiscard]] virtual std::unique_ptr<Link> open(const LinkConfig& config) = 0;
+};
+
+}  // namespace penstock::inline v1

@@ -1,0 +1,173 @@
+// What two sides agree on inside a ring: records, the sender's tail line, the receiver's credit
+// line. docs/wire.md has the same layouts byte by byte; tests/transport/layout_test.cpp pins them.
+//
+// Every word that the other side writes carries a keyed check, because on some devices a reader may
+// see any mixture of old and new bytes, inside an eight-byte word too (docs/adr/003-keyed-checks.md).
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <optional>
+
+namespace penstock::inline v1 {
+
+static_assert(std::endian::native == std::endian::little, "the ring layouts are little-endian");
+
+/// Destructive interference size, ours: the layouts cross processes, so it may not change with a
+/// compiler flag.
+inline constexpr std::size_t kLine = 64;
+
+/// Every record starts at a multiple of this, so a header never straddles the end of a ring.
+inline constexpr std::size_t kRecordAlign = 16;
+
+/// A cursor is a free-running 64-bit byte position in a session; `cursor & (capacity - 1)` is its
+/// place in the ring.
+using Cursor = std::uint64_t;
+
+enum RecordFlag : std::uint8_t {
+  kPadding = 1U << 0U,     ///< fills the end of the ring; never handed out
+  kTombstone = 1U << 1U,   ///< a reservation that was dropped; never handed out
+  kFin = 1U << 2U,         ///< the sender closed: nothing follows
+  kFragment = 1U << 3U,    ///< reserved: part of a larger message
+  kLanding = 1U << 4U,     ///< reserved: notice of a payload that landed elsewhere
+  kSelfProved = 1U << 5U,  ///< `mark` is a keyed hash over cursor, word and payload
+};
+inline constexpr std::uint8_t kKnownFlags = kPadding | kTombstone | kFin | kSelfProved;
+
+/// In front of every payload, 16 bytes. `word` holds the payload's length in bytes (bits 0-31) and
+/// the flags (bits 32-39); bits 40-63 are zero. `mark` is stored last: it commits the record.
+struct RecordHeader {
+  std::uint64_t word;
+  std::uint64_t mark;
+};
+static_assert(sizeof(RecordHeader) == kRecordAlign);
+
+/// Written by the sender at the start of the receiver's region, 16 bytes: everything before `tail`
+/// has landed.
+struct TailLine {
+  std::uint64_t tail;
+  std::uint64_t check;
+};
+
+/// How a receiver wants its peer to publish (low byte of CreditLine::mode).
+enum class PublishMode : std::uint8_t {
+  tail = 0,  ///< data, then the tail line
+  hot = 1,   ///< one record that proves itself whole when the link is idle, else as `tail`
+  immediate = 2,  ///< data, the tail in an immediate: for devices that promise no order of writes
+};
+
+/// Written by the receiver into the sender's memory, one cache line. All fields are cumulative: a
+/// lost, repeated or overtaken write does no harm.
+struct CreditLine {
+  std::uint64_t consumed;  ///< everything before this cursor has been consumed
+  std::uint64_t limit;     ///< the sender may fill the ring up to this cursor
+  std::uint64_t armed_at;  ///< 0: never slept; else cursor|1 at which the receiver went to sleep
+  std::uint64_t mode;      ///< sequence number << 8 | PublishMode
+  std::uint64_t check;     ///< over the four words before it
+  std::array<std::uint64_t, 3> reserved;
+};
+static_assert(sizeof(CreditLine) == kLine);
+
+/// What an immediate says (its upper byte).
+enum class Immediate : std::uint32_t {
+  wake = 1U << 24U,     ///< to a receiver that sleeps: your ring has news
+  /// To a receiver: I wait for more consumption than the low 24 bits say (a cursor / kRecordAlign);
+  /// answer with `credit` when there is some.
+  blocked = 2U << 24U,
+  credit = 3U << 24U,   ///< to a sender: your credit line has news
+  landed = 4U << 24U,   ///< to a receiver: the low 24 bits are the new tail / kRecordAlign
+};
+inline constexpr std::uint32_t kImmediateKind = 0xFF00'0000U;
+/// Immediates carry cursors modulo this.
+inline constexpr std::uint64_t kImmediateRange = (std::uint64_t{1} << 24U) * kRecordAlign;
+/// A cursor as an immediate carries it.
+[[nodiscard]] constexpr std::uint32_t low_bits(Cursor cursor) noexcept {
+  return static_cast<std::uint32_t>(cursor / kRecordAlign) & ~kImmediateKind;
+}
+/// How far the cursor in `immediate` lies ahead of `from`: less than kImmediateRange.
+[[nodiscard]] constexpr std::uint64_t distance_ahead(std::uint32_t immediate, Cursor from) noexcept {
+  return (std::uint64_t{immediate & ~kImmediateKind} * kRecordAlign - from) & (kImmediateRange - 1);
+}
+/// `landed` counts in kRecordAlign units modulo 2^24, so a ring may not be larger than half of it.
+inline constexpr std::uint64_t kMaxCapacity = std::uint64_t{128} << 20U;
+inline constexpr std::uint64_t kMinCapacity = 4096;
+
+/// Offset of the data in a receiver's region for remote senders; the tail line is at offset 0.
+inline constexpr std::size_t kRingDataOffset = 4096;
+
+/// Multiply-and-fold of two words (the mixing step of the wyhash family).
+[[nodiscard]] constexpr std::uint64_t fold(std::uint64_t a, std::uint64_t b) noexcept {
+  __extension__ using Wide = unsigned __int128;
+  const Wide product = static_cast<Wide>(a) * b;
+  return static_cast<std::uint64_t>(product) ^ static_cast<std::uint64_t>(product >> 64U);
+}
+
+/// The secret that the two ends of a session share; everything that proves itself is keyed by it,
+/// so no payload can be made to look like a header. 32 random bytes, drawn by the receiver.
+struct SessionKey {
+  std::array<std::uint64_t, 4> word{};
+
+  /// Draws a key from the kernel. Throws SetupError when the kernel has no randomness to give.
+  static SessionKey random();
+
+  /// The commit mark of a record at `cursor`.
+  [[nodiscard]] constexpr std::uint64_t mark(Cursor cursor, std::uint64_t header) const noexcept {
+    return fold(header ^ word[0], cursor ^ word[1]);
+  }
+  [[nodiscard]] constexpr std::uint64_t tail_check(std::uint64_t tail) const noexcept {
+    return fold(tail ^ word[2], word[3]);
+  }
+  [[nodiscard]] constexpr std::uint64_t credit_check(const CreditLine& line) const noexcept {
+    const std::uint64_t first = fold(line.consumed ^ word[3], line.limit ^ word[1]);
+    return fold(first ^ line.armed_at, line.mode ^ word[2]);
+  }
+};
+
+[[nodiscard]] constexpr std::uint64_t header_word(std::uint32_t length, std::uint8_t flags) noexcept {
+  return static_cast<std::uint64_t>(flags) << 32U | length;
+}
+[[nodiscard]] constexpr std::uint32_t header_length(std::uint64_t word) noexcept {
+  return static_cast<std::uint32_t>(word);
+}
+[[nodiscard]] constexpr std::uint8_t header_flags(std::uint64_t word) noexcept {
+  return static_cast<std::uint8_t>(word >> 32U);
+}
+/// Bytes a record with this payload takes in a ring, header and alignment included.
+[[nodiscard]] constexpr std::uint64_t record_size(std::uint64_t payload) noexcept {
+  return (sizeof(RecordHeader) + payload + kRecordAlign - 1) & ~std::uint64_t{kRecordAlign - 1};
+}
+
+/// One load of a word that a device or another process may write at this moment.
+/// Acquire: pairs with the writer's release store (local) or the device's placement order (remote).
+[[nodiscard]] inline std::uint64_t load_shared(const std::uint64_t& word) noexcept {
+  // atomic_ref wants a mutable reference; the object is never written through it here.
+  return std::atomic_ref<std::uint64_t>(const_cast<std::uint64_t&>(word))
+      .load(std::memory_order_acquire);
+}
+
+/// Reads a tail line that a device may be writing: the value, or nothing when it is torn.
+[[nodiscard]] inline std::optional<std::uint64_t> read_tail(const TailLine& line,
+                                                            const SessionKey& key) noexcept {
+  const std::uint64_t tail = load_shared(line.tail);
+  if (load_shared(line.check) != key.tail_check(tail)) return std::nullopt;
+  return tail;
+}
+
+/// Reads a credit line that a device may be writing: a copy, or nothing when it is torn.
+[[nodiscard]] inline std::optional<CreditLine> read_credit(const CreditLine& line,
+                                                           const SessionKey& key) noexcept {
+  CreditLine copy{};
+  copy.consumed = load_shared(line.consumed);
+  copy.limit = load_shared(line.limit);
+  copy.armed_at = load_shared(line.armed_at);
+  copy.mode = load_shared(line.mode);
+  copy.check = load_shared(line.check);
+  if (copy.check != key.credit_check(copy)) return std::nullopt;
+  return copy;
+}
+
+}  // namespace penstock::inline v1

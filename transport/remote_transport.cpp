@@ -1,0 +1,157 @@
+#include "penstock/transport/remote_transport.hpp"
+
+#include <sys/mman.h>
+
+#include <cerrno>
+
+#include "penstock/transport/rendezvous.hpp"
+
+namespace penstock::inline v1 {
+namespace {
+
+constexpr std::size_t kPage = 4096;
+
+/// Anonymous memory, page-aligned and zero, to be registered with a device.
+std::shared_ptr<std::byte> map_memory(std::size_t length) {
+  void* memory =
+      ::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED)
+    throw SetupError(Errc::resource_limit, "no memory for a ring of " + std::to_string(length) +
+                                               " bytes: bind with a smaller ?capacity=");
+  return {static_cast<std::byte*>(memory), [length](std::byte* p) { ::munmap(p, length); }};
+}
+
+/// This end's own words of a remote ring, and what keeps them.
+struct RemoteMemory {
+  std::shared_ptr<std::byte> region;  // what the peer may write
+  std::shared_ptr<std::byte> mirror;  // sender only
+  RingControl control{};
+};
+
+LinkEnd open_link(LinkProvider& provider, const Uri& uri, const StreamEnds& ends,
+                  std::vector<LinkRegion> regions) {
+  LinkConfig config{ends.local_host, ends.peer_host, uri.query(), std::move(regions)};
+  LinkEnd end;
+  end.region = config.regions.front().base;
+  end.link = provider.open(config);
+  const auto limits = end.link->limits();
+  if (limits.max_writes < 3 || limits.receives < 2 || limits.max_write < kPage)
+    throw SetupError(Errc::transport_unavailable,
+                     std::string(provider.scheme()) + ": the device takes too little in one post");
+  return end;
+}
+
+class RemoteAdmission final : public Admission {
+ public:
+  RemoteAdmission(std::shared_ptr<LinkProvider> provider, Uri uri, InletSettings settings)
+      : provider_(std::move(provider)), uri_(std::move(uri)), settings_(settings) {}
+
+  void welcome(const Hello& hello, const StreamEnds& ends, Welcome& welcome,
+               std::vector<int>& /*descriptors*/) override {
+    const auto geometry = agree(settings_, kRemoteCapacity, hello.max_capacity);
+    parts_.window = welcome.window = geometry.window;
+    parts_.ring.capacity = welcome.capacity = geometry.capacity;
+    parts_.ring.key = welcome.key = SessionKey::random();
+    auto memory = std::make_shared<RemoteMemory>();
+    const std::size_t length = kRingDataOffset + geometry.capacity;
+    memory->region = map_memory(length);
+    // The tail line is never torn at rest, from the first look on.
+    *reinterpret_cast<TailLine*>(memory->region.get()) = {0, welcome.key.tail_check(0)};
+    parts_.ring.data = memory->region.get() + kRingDataOffset;
+    parts_.ring.control = &memory->control;
+    parts_.remote =
+        open_link(*provider_, uri_, ends, {{memory->region.get(), length, true}});
+    parts_.ring.owner = std::move(memory);
+    welcome.link = parts_.remote.link->describe();
+  }
+
+  InletParts complete(const Ready& ready) override {
+    parts_.remote.link->connect(ready.link);
+    parts_.path = parts_.remote.link->path();
+    return std::move(parts_);
+  }
+
+ private:
+  std::shared_ptr<LinkProvider> provider_;
+  const Uri uri_;
+  const InletSettings settings_;
+  InletParts parts_;
+};
+
+class RemoteApproach final : public Approach {
+ public:
+  RemoteApproach(LinkProvider& provider, const Uri& uri) : provider_(provider), uri_(uri) {}
+
+  Ready ready(const Welcome& welcome, const StreamEnds& ends, std::vector<Fd> /*fds*/) override {
+    auto memory = std::make_shared<RemoteMemory>();
+    memory->region = map_memory(kPage);
+    memory->mirror = map_memory(welcome.capacity);
+    parts_.ring.data = memory->mirror.get();
+    parts_.ring.capacity = welcome.capacity;
+    parts_.ring.control = &memory->control;
+    parts_.ring.key = welcome.key;
+    // The peer's region 0 is the credit line; the mirror is only a source.
+    parts_.remote = open_link(provider_, uri_, ends,
+                              {{memory->region.get(), kPage, true},
+                               {memory->mirror.get(), welcome.capacity, false}});
+    parts_.ring.owner = std::move(memory);
+    parts_.remote.link->connect(welcome.link);
+    parts_.path = parts_.remote.link->path();
+    return {parts_.remote.link->describe()};
+  }
+
+  OutletParts complete() override { return std::move(parts_); }
+
+ private:
+  LinkProvider& provider_;
+  const Uri& uri_;
+  OutletParts parts_;
+};
+
+class RemoteTransport final : public Transport {
+ public:
+  explicit RemoteTransport(std::shared_ptr<LinkProvider> provider) : provider_(std::move(provider)) {}
+
+  [[nodiscard]] std::string_view scheme() const noexcept override { return provider_->scheme(); }
+  [[nodiscard]] std::vector<std::string> option_names() const override {
+    return provider_->option_names();
+  }
+  [[nodiscard]] ProbeReport probe() const override { return provider_->probe(); }
+
+  [[nodiscard]] std::unique_ptr<Listener> listen(const Uri& uri, const InletSettings& settings,
+                                                 std::shared_ptr<InletSink> sink) override {
+    check(uri);
+    ListenerTraits traits{uri.scheme, uri.name, settings.liveness, {}};
+    traits.admit = [provider = provider_, uri, settings] {
+      return std::make_unique<RemoteAdmission>(provider, uri, settings);
+    };
+    return listen_at({uri.host, uri.port, {}}, uri, std::move(traits), std::move(sink));
+  }
+
+  [[nodiscard]] OutletParts connect(const Uri& uri, std::chrono::nanoseconds liveness,
+                                    TimePoint deadline) override {
+    check(uri);
+    if (uri.host.empty() || uri.port == 0)
+      throw SetupError(Errc::bad_uri, uri.text() + ": connecting takes a host and a port, as in " +
+                                          uri.scheme + "://192.0.2.7:7000/name");
+    RemoteApproach approach(*provider_, uri);
+    return approach_at({uri.host, uri.port, {}}, uri, liveness, deadline, approach);
+  }
+
+ private:
+  void check(const Uri& uri) const {
+    auto report = provider_->probe();
+    if (!report.available)
+      throw SetupError(Errc::transport_unavailable, uri.text() + ": " + report.reason);
+  }
+
+  std::shared_ptr<LinkProvider> provider_;
+};
+
+}  // namespace
+
+std::shared_ptr<Transport> make_remote_transport(std::shared_ptr<LinkProvider> provider) {
+  return std::make_shared<RemoteTransport>(std::move(provider));
+}
+
+}  // namespace penstock::inline v1

@@ -1,0 +1,141 @@
+// What a transport gives to a channel: the two ends of a path from one sender to one receiver.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "penstock/transport/link.hpp"
+#include "penstock/transport/record.hpp"
+#include "penstock/transport/uri.hpp"
+
+namespace penstock::inline v1 {
+
+/// The words beside a ring that both of its ends touch. For local rings it lives with the ring, in
+/// memory that both map; for remote ones each end has its own, fed by the link.
+///
+/// Who writes what: the receiver `limit`, `consumed`, `receiver_closed`; the sender `sender_gone`;
+/// both `receiver_armed` and `senders_waiting` (set by the sleeper, taken by the waker).
+struct RingControl {
+  // Written by the receiver as it consumes.
+  alignas(kLine) std::atomic<std::uint64_t> limit;  ///< the sender may fill up to this cursor
+  std::atomic<std::uint64_t> consumed;              ///< everything before it has been consumed
+  // Read by the sender for every message, seldom written.
+  alignas(kLine) std::atomic<std::uint32_t> receiver_armed;  ///< 1: the receiver sleeps, wake it
+  std::atomic<std::uint32_t> receiver_closed;                ///< 1: no message is taken any more
+  // Read by the receiver for every release, seldom written. Also a futex of the waiting senders.
+  alignas(kLine) std::atomic<std::uint32_t> senders_waiting;
+  std::atomic<std::uint32_t> credit_epoch;  ///< futex word: rises whenever waiting senders are woken
+  std::atomic<std::uint32_t> sender_gone;   ///< 1: the sender gave up without a fin (inproc only)
+};
+static_assert(sizeof(RingControl) == 3 * kLine);
+static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
+static_assert(std::atomic<std::uint32_t>::is_always_lock_free);
+
+/// A ring's memory as one end sees it.
+struct RingMemory {
+  std::shared_ptr<void> owner;  ///< keeps data and control mapped
+  std::byte* data = nullptr;
+  std::uint64_t capacity = 0;   ///< bytes, a power of two
+  RingControl* control = nullptr;
+  SessionKey key;
+};
+
+/// The stream socket beside a path: the handshake's, then liveness and good-byes.
+class Connection;
+
+/// A remote path's registered memory, besides the ring itself.
+struct LinkEnd {
+  std::unique_ptr<Link> link;
+  /// At the receiver: its region (tail line at 0, ring data at kRingDataOffset).
+  /// At the sender: the credit line that the receiver writes.
+  std::byte* region = nullptr;
+};
+
+/// The sending end of a path, as made by Transport::connect().
+struct OutletParts {
+  RingMemory ring;   ///< local: the receiver's ring. Remote: its registered mirror
+  LinkEnd remote;    ///< link is null for local paths
+  int receiver_wake_fd = -1;  ///< local paths: an eventfd to write when receiver_armed was set; owned
+  std::shared_ptr<Connection> connection;  ///< null within one process
+  std::uint64_t window = 0;   ///< bytes granted at the start
+  std::string peer;
+  std::string path;
+};
+
+/// The receiving end of a path, as handed to InletSink::add().
+struct InletParts {
+  RingMemory ring;
+  LinkEnd remote;
+  std::shared_ptr<Connection> connection;
+  std::uint64_t window = 0;
+  std::string peer;
+  std::string path;
+};
+
+/// What a receiver asks of the senders that come.
+struct InletSettings {
+  std::uint64_t capacity = 0;  ///< 0: the transport's default
+  std::uint64_t window = 0;    ///< 0: the capacity
+  std::chrono::nanoseconds liveness{};
+};
+
+/// Takes the senders that a listener has accepted. Thread-safe; outlives its listeners.
+class InletSink {
+ public:
+  InletSink() = default;
+  InletSink(const InletSink&) = delete;
+  InletSink& operator=(const InletSink&) = delete;
+  InletSink(InletSink&&) = delete;
+  InletSink& operator=(InletSink&&) = delete;
+  virtual ~InletSink() = default;
+
+  /// False: the receiver has closed meanwhile; the parts are destroyed.
+  virtual bool add(InletParts parts) = 0;
+  /// A connection was turned away (for the statistics).
+  virtual void refused(const std::string& why) = 0;
+  /// Wakes the receiver; local senders do the same through wake_fd().
+  virtual void notify() noexcept = 0;
+  [[nodiscard]] virtual int wake_fd() const noexcept = 0;
+};
+
+/// Accepts senders until it is destroyed; destruction waits for a call into the sink to end.
+class Listener {
+ public:
+  Listener() = default;
+  Listener(const Listener&) = delete;
+  Listener& operator=(const Listener&) = delete;
+  Listener(Listener&&) = delete;
+  Listener& operator=(Listener&&) = delete;
+  virtual ~Listener() = default;
+  /// The URI to connect to, with the port that was picked.
+  [[nodiscard]] virtual std::string uri() const = 0;
+};
+
+class Transport {
+ public:
+  Transport() = default;
+  Transport(const Transport&) = delete;
+  Transport& operator=(const Transport&) = delete;
+  Transport(Transport&&) = delete;
+  Transport& operator=(Transport&&) = delete;
+  virtual ~Transport() = default;
+
+  [[nodiscard]] virtual std::string_view scheme() const noexcept = 0;
+  /// URI options of the transport's own, for refusing unknown ones.
+  [[nodiscard]] virtual std::vector<std::string> option_names() const = 0;
+  [[nodiscard]] virtual ProbeReport probe() const = 0;
+  /// Throws SetupError.
+  [[nodiscard]] virtual std::unique_ptr<Listener> listen(const Uri& uri, const InletSettings& settings,
+                                                         std::shared_ptr<InletSink> sink) = 0;
+  /// Waits for a receiver until `deadline`. Throws SetupError.
+  [[nodiscard]] virtual OutletParts connect(const Uri& uri, std::chrono::nanoseconds liveness,
+                                            std::chrono::steady_clock::time_point deadline) = 0;
+};
+
+}  // namespace penstock::inline v1
