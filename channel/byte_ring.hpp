@@ -1,0 +1,219 @@
+// ByteRing: variable-length records in contiguous memory, one consumer; one producer, or several
+// threads of one process. One piece of code over any memory: the heap, shared memory, a registered
+// mirror, a ring that a remote peer writes.
+//
+// Who writes what: producers write records and the claim cursor (`tail_`, private to their process);
+// the consumer writes the credit (`RingControl::limit` and `consumed`).
+//
+// Invariants: a record lies in one piece; where it would not fit before the end of the ring, a padding
+// record fills the end (docs/adr/001-padding.md). The header of the record at cursor c lies at c modulo
+// the capacity, its `mark` is keyed by c and is stored last, so nothing else that ever lay there can
+// be taken for it: no old payload, no header of an earlier lap (docs/adr/002-commit-marks.md).
+// Claim, then commit per record, is Aeron's scheme (Real Logic, LogBuffer appender).
+//
+// Lifetime: neither end owns the memory; RingMemory::owner does.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "penstock/transport/record.hpp"
+#include "penstock/transport/transport.hpp"
+
+#if defined(__SANITIZE_THREAD__)
+extern "C" void __tsan_acquire(void* address);  // NOLINT
+extern "C" void __tsan_release(void* address);  // NOLINT
+#endif
+
+namespace penstock::inline v1 {
+
+/// One record, its header decoded once.
+struct Record {
+  Cursor begin = 0;
+  Cursor end = 0;  ///< where the next one begins
+  std::byte* payload = nullptr;
+  std::uint32_t length = 0;
+  std::uint8_t flags = 0;
+};
+
+enum class Inspection : std::uint8_t {
+  absent,     ///< not committed yet
+  record,
+  malformed,  ///< committed, but its header lies: whoever wrote it breaks the protocol
+};
+
+/// The memory of a ring and the key that its marks are made with.
+class RingView {
+ public:
+  explicit RingView(const RingMemory& memory) noexcept
+      : data_(memory.data), capacity_(memory.capacity), key_(memory.key) {}
+
+  [[nodiscard]] std::uint64_t capacity() const noexcept { return capacity_; }
+  [[nodiscard]] const SessionKey& key() const noexcept { return key_; }
+  [[nodiscard]] std::byte* at(Cursor cursor) const noexcept {
+    return data_ + (cursor & (capacity_ - 1));
+  }
+  [[nodiscard]] RecordHeader& header(Cursor cursor) const noexcept {
+    return *reinterpret_cast<RecordHeader*>(at(cursor));
+  }
+  /// Bytes from `cursor` to the end of the ring.
+  [[nodiscard]] std::uint64_t room(Cursor cursor) const noexcept {
+    return capacity_ - (cursor & (capacity_ - 1));
+  }
+
+  /// Stores a header and, with it, commits the record.
+  /// SYNC record-commit (producer): the payload happens-before this store. Sequentially consistent
+  /// because the producer next reads whether the consumer sleeps (SYNC receiver-sleep).
+  void commit(Cursor at_cursor, std::uint32_t length, std::uint8_t flags) const noexcept {
+    auto& h = header(at_cursor);
+    const auto word = header_word(length, flags);
+    // relaxed: published by the mark
+    std::atomic_ref(h.word).store(word, std::memory_order_relaxed);
+    std::atomic_ref(h.mark).store(key_.mark(at_cursor, word), std::memory_order_seq_cst);
+  }
+
+  /// The committed record at `cursor`, whose end must not lie beyond `bound`.
+  /// SYNC record-commit (consumer)
+  [[nodiscard]] Inspection inspect(Cursor cursor, Cursor bound, Record& out) const noexcept {
+    auto& h = header(cursor);
+    const auto mark = std::atomic_ref(h.mark).load(std::memory_order_seq_cst);
+    // relaxed: ordered by the mark. One load: all checks are on this copy.
+    const auto word = std::atomic_ref(h.word).load(std::memory_order_relaxed);
+    if (mark != key_.mark(cursor, word)) return Inspection::absent;
+    return decode(cursor, word, bound, out) ? Inspection::record : Inspection::malformed;
+  }
+
+  /// Decodes a header word; false when it cannot be one.
+  [[nodiscard]] bool decode(Cursor cursor, std::uint64_t word, Cursor bound,
+                            Record& out) const noexcept {
+    const auto length = header_length(word);
+    const auto flags = header_flags(word);
+    const auto size = record_size(length);
+    if (word >> 40U != 0 || (flags & ~kKnownFlags) != 0 || size > room(cursor) ||
+        cursor + size > bound)
+      return false;
+    out = {cursor, cursor + size, at(cursor) + sizeof(RecordHeader), length, flags};
+    return true;
+  }
+
+  /// Committed messages in [from, to): a lower bound while producers and the consumer go on.
+  [[nodiscard]] std::uint64_t count_messages(Cursor from, Cursor to) const noexcept {
+    std::uint64_t count = 0;
+    Record record;
+    while (from < to) {
+      const auto word =
+          std::atomic_ref(header(from).word).load(std::memory_order_relaxed);  // relaxed: a statistic
+      // A record that was published hot has its proof in place of the mark: take its word for it.
+      const bool proved = (header_flags(word) & kSelfProved) != 0 && decode(from, word, to, record);
+      if (!proved && inspect(from, to, record) != Inspection::record) break;
+      if ((record.flags & (kPadding | kTombstone | kFin)) == 0) ++count;
+      from = record.end;
+    }
+    return count;
+  }
+
+ private:
+  std::byte* data_;
+  std::uint64_t capacity_;
+  SessionKey key_;
+};
+
+/// A claimed record: room that is the producer's until it commits.
+struct Claim {
+  Cursor begin = 0;
+  std::byte* payload = nullptr;
+  std::uint32_t length = 0;
+};
+
+enum class ClaimResult : std::uint8_t { claimed, full, closed };
+
+/// The producing side.
+///
+/// Thread-safety: claim() from one thread until share() was called, from any number after that;
+/// everything else from any thread.
+class RingProducer {
+ public:
+  RingProducer(const RingMemory& memory, std::uint64_t window) noexcept
+      : ring_(memory), control_(*memory.control), seen_limit_(window) {}
+
+  /// The largest payload that always fits: padding may take as much again as the record.
+  [[nodiscard]] static constexpr std::uint64_t max_payload(std::uint64_t window) noexcept {
+    return window / 2 - sizeof(RecordHeader);
+  }
+
+  /// From now on several threads claim. To be called before the second one does.
+  void share() noexcept { shared_.store(true, std::memory_order_relaxed); }  // relaxed: handed over
+
+  /// Room for `length` bytes, at most max_payload(). Constant time; lock-free when shared.
+  [[nodiscard]] ClaimResult claim(std::uint32_t length, Claim& out) noexcept {
+    return claim_ending(length, 0, out);
+  }
+  /// Room for the last record: no claim succeeds after it.
+  [[nodiscard]] ClaimResult claim_last(Claim& out) noexcept { return claim_ending(0, kClosed, out); }
+
+  void commit(const Claim& claim, std::uint8_t flags = 0) noexcept {
+    before_consumer();
+    ring_.commit(claim.begin, claim.length, flags);
+    before_consumer();  // the header's own stores, too
+  }
+
+  /// Everything claimed so far ends here.
+  [[nodiscard]] Cursor tail() const noexcept {
+    return tail_.load(std::memory_order_relaxed) & ~kClosed;  // relaxed: a position, guards nothing
+  }
+  [[nodiscard]] const RingView& view() const noexcept { return ring_; }
+
+ private:
+  static constexpr Cursor kClosed = 1;  // cursors are multiples of kRecordAlign
+
+  // What one producer wrote happens-before another's writing there in the next lap: by way of the
+  // consumer, which ThreadSanitizer does not see when it is another process or a device.
+#if defined(__SANITIZE_THREAD__)
+  void before_consumer() noexcept { __tsan_release(&shared_); }
+  void after_consumer() noexcept { __tsan_acquire(&shared_); }
+#else
+  static void before_consumer() noexcept {}
+  static void after_consumer() noexcept {}
+#endif
+
+  [[nodiscard]] ClaimResult claim_ending(std::uint32_t length, Cursor last, Claim& out) noexcept {
+    const auto size = record_size(length);
+    // relaxed: with one producer nobody else writes it; with several the claim orders nothing but
+    // itself, what is written into the room is published by its commit mark.
+    Cursor tail = tail_.load(std::memory_order_relaxed);
+    for (;;) {
+      if ((tail & kClosed) != 0) return ClaimResult::closed;
+      const auto room = ring_.room(tail);
+      const auto padding = size <= room ? 0 : room;
+      const auto end = tail + padding + size;
+      // SYNC seen-limit: what another producer's acquire of the credit made visible, is so here too
+      if (end > seen_limit_.load(std::memory_order_acquire)) {
+        // SYNC credit (producer): the consumer has read what lay there before this limit.
+        const auto limit = control_.limit.load(std::memory_order_acquire);
+        after_consumer();
+        seen_limit_.store(limit, std::memory_order_release);
+        if (end > limit) return ClaimResult::full;
+      }
+      if (!shared_.load(std::memory_order_relaxed)) {
+        tail_.store(end | last, std::memory_order_relaxed);
+      } else if (!tail_.compare_exchange_weak(tail, end | last, std::memory_order_relaxed)) {
+        continue;
+      }
+      if (padding != 0)
+        ring_.commit(tail, static_cast<std::uint32_t>(padding - sizeof(RecordHeader)), kPadding);
+      out = {tail + padding, ring_.at(tail + padding) + sizeof(RecordHeader), length};
+      return ClaimResult::claimed;
+    }
+  }
+
+  const RingView ring_;
+  RingControl& control_;
+  std::atomic<bool> shared_{false};
+  // Written by producers only: a line of their own.
+  alignas(kLine) std::atomic<Cursor> tail_{0};
+  std::atomic<std::uint64_t> seen_limit_;
+};
+
+}  // namespace penstock::inline v1

@@ -1,0 +1,500 @@
+#include "penstock/channel/inlet.hpp"
+
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "penstock/channel/park.hpp"
+
+namespace penstock::inline v1 {
+namespace {
+
+/// Credit is returned when this part of the window was consumed, or when somebody waits for it.
+constexpr std::uint64_t kLazyPart = 4;
+constexpr std::uint64_t kEagerPart = 16;
+/// The longest hot record that is looked at; a sender's own bound is not larger.
+constexpr std::uint64_t kMaxHot = 2048;
+constexpr int kLooksBeforeYield = 100;
+/// A line of a few bytes lands at once, but its machine may be paused in between.
+constexpr auto kTornDeadline = std::chrono::seconds(10);
+
+}  // namespace
+
+Inlet::Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink)
+    : id_(id),
+      sink_(std::move(sink)),
+      memory_(parts.ring),
+      ring_(memory_),
+      prover_(memory_.key),
+      control_(*memory_.control),
+      window_(parts.window),
+      peer_(std::move(parts.peer)),
+      path_(std::move(parts.path)),
+      connection_(std::move(parts.connection)),
+      link_(std::move(parts.remote.link)) {
+  if (link_) {
+    tail_line_ = reinterpret_cast<const TailLine*>(parts.remote.region);
+    ordered_ = link_->limits().ordered_writes;
+  }
+  // A local sender waits for this.
+  if (!link_) grant(control_, 0, window_);
+}
+
+Inlet::~Inlet() {
+  if (connection_) connection_->stop();
+  if (!birth_.here()) {
+    (void)link_.release();  // a child must not touch its parent's device
+    return;
+  }
+  if (link_) Engine::get().unwatch(link_->event_fd());
+}
+
+void Inlet::start(PublishMode mode) {
+  if (connection_) connection_->start(weak_from_this());
+  if (!link_) return;
+  with_token([&] {
+    mode_ = ordered_ ? mode : PublishMode::immediate;
+    link_->arm(!ordered_, true);
+    report_remote(std::nullopt);
+  });
+  Engine::get().watch(link_->event_fd(), EPOLLIN, shared_from_this());
+}
+
+template <class Work>
+void Inlet::with_token(Work&& work) noexcept {
+  for (int looks = 0; !token_.try_enter();) {
+    if (++looks < kLooksBeforeYield) {
+      cpu_relax();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+  work();
+  token_.leave();
+}
+
+void Inlet::notify() noexcept {
+  if (const auto sink = sink_.lock()) sink->notify();
+}
+
+// ── Reading ──────────────────────────────────────────────────────────────────────────────────────
+
+bool Inlet::refresh_tail() noexcept {
+  if (mode_ == PublishMode::immediate) {
+    tend();  // a question may have come: nobody else will hear of it
+    return next_ < tail_;
+  }
+  const auto tail = read_tail(*tail_line_, ring_.key());
+  torn_ = !tail;
+  if (torn_) {
+    // A write is landing: look again, and above all do not sleep, because the wake-up for what this
+    // hides may be spent (tests/models/wake.pml).
+    const auto now = Clock::now();
+    if (torn_since_ == TimePoint{}) torn_since_ = now;
+    if (now - torn_since_ > kTornDeadline) lose("its tail line does not come whole: it breaks the protocol");
+    return false;
+  }
+  torn_since_ = {};
+  if (*tail <= tail_) return false;
+  if (*tail > reported_ + window_ || *tail % kRecordAlign != 0) {
+    lose("its tail lies beyond the credit it was granted: it breaks the protocol");
+    return false;
+  }
+  tail_ = *tail;
+  return next_ < tail_;
+}
+
+Inspection Inlet::inspect_landed(Record& out) noexcept {
+  const auto seen = ring_.inspect(next_, tail_, out);
+  if (seen != Inspection::absent) return seen;
+  // A record that was published hot carries a proof in place of the mark.
+  auto& h = ring_.header(next_);
+  const auto word = load_shared(h.word);
+  const auto mark = load_shared(h.mark);
+  if ((header_flags(word) & kSelfProved) == 0 || !ring_.decode(next_, word, tail_, out) ||
+      prover_.prove(next_, word, out.payload, out.length) != mark)
+    return Inspection::malformed;  // the tail says that it has landed
+  return Inspection::record;
+}
+
+Inspection Inlet::inspect_hot(Record& out) noexcept {
+  auto& h = ring_.header(next_);
+  const auto word = load_shared(h.word);
+  if ((header_flags(word) & kSelfProved) == 0) return Inspection::absent;
+  const auto mark = load_shared(h.mark);
+  // Whatever is wrong here means "too early": these may be old bytes, or half of the new ones.
+  if (record_size(header_length(word)) > kMaxHot ||
+      !ring_.decode(next_, word, reported_ + window_, out) ||
+      prover_.prove(next_, word, out.payload, out.length) != mark)
+    return Inspection::absent;
+  return Inspection::record;
+}
+
+Inspection Inlet::next_record(Record& out) noexcept {
+  if (!link_) return ring_.inspect(next_, reported_ + window_, out);
+  if (next_ < tail_ || refresh_tail()) return inspect_landed(out);
+  return mode_ == PublishMode::hot ? inspect_hot(out) : Inspection::absent;
+}
+
+void Inlet::skip_to(Cursor end) noexcept {
+  next_ = end;
+  // Room that was never handed out goes back together with the message before it.
+  if (first_view_ == next_view_) {
+    head_ = end;
+  } else {
+    views_[(next_view_ - 1) % kMaxViews].end = end;
+  }
+}
+
+Look Inlet::take(Message& out) noexcept {
+  if (finished_) return Look::closed;
+  if (shut_) return Look::nothing;
+  // SYNC gone: read before the ring, so that a record committed before the end is not missed.
+  const bool gone = gone_.load(std::memory_order_acquire) ||
+                    (!link_ && control_.sender_gone.load(std::memory_order_acquire) != 0);
+  for (;;) {
+    if (next_view_ - first_view_ == kMaxViews) {
+      view_awaited_ = true;
+      return held_views_ == kMaxViews ? Look::view_limit : Look::view_gap;
+    }
+    Record record;
+    switch (next_record(record)) {
+      case Inspection::malformed:
+        lose("it wrote a record whose header lies about its length: it breaks the protocol");
+        return Look::lost;
+      case Inspection::absent:
+        if (gone) return Look::lost;
+        if (reported_ != head_ && !link_) report(true);
+        return Look::nothing;
+      case Inspection::record: break;
+    }
+    if ((record.flags & kFin) != 0) {
+      skip_to(record.end);
+      finished_ = true;
+      report(true);
+      return Look::closed;
+    }
+    if ((record.flags & (kPadding | kTombstone)) != 0) {
+      skip_to(record.end);
+      report(false);
+      continue;
+    }
+    next_ = record.end;
+    views_[next_view_ % kMaxViews] = {record.end, record.length, false};
+    out.inlet_ = this;
+    out.data_ = record.payload;
+    out.size_ = record.length;
+    out.source_ = id_;
+    out.view_ = next_view_++;
+    ++held_views_;
+    out.status_ = RecvStatus::received;
+    return Look::message;
+  }
+}
+
+Look Inlet::look(Message& out, bool& held) noexcept {
+  if (!token_.try_enter()) {
+    held = true;
+    return Look::nothing;
+  }
+  const Look seen = take(out);
+  token_.leave();
+  return seen;
+}
+
+void Inlet::release(std::uint64_t view) noexcept {
+  if (!birth_.here()) return;
+  std::shared_ptr<Inlet> last;
+  bool end = false;
+  with_token([&] {
+    views_[view % kMaxViews].released = true;
+    --held_views_;
+    advance_head();
+    if (view_awaited_ && next_view_ - first_view_ != kMaxViews) {
+      view_awaited_ = false;
+      notify();
+    }
+    if (first_view_ != next_view_) return;
+    last = std::move(self_);
+    end = retired_ && !shut_;
+  });
+  if (end) shut();
+}
+
+void Inlet::advance_head() noexcept {
+  while (first_view_ != next_view_ && views_[first_view_ % kMaxViews].released) {
+    const auto& view = views_[first_view_++ % kMaxViews];
+    head_ = view.end;
+    // relaxed: the token's holder is the only writer
+    counters_->messages.store(counters_->messages.load(std::memory_order_relaxed) + 1,
+                              std::memory_order_relaxed);
+    counters_->bytes.store(counters_->bytes.load(std::memory_order_relaxed) + view.bytes,
+                           std::memory_order_relaxed);
+  }
+  report(false);
+}
+
+// ── Credit ───────────────────────────────────────────────────────────────────────────────────────
+
+// Nothing is left to receive, so perhaps nobody will call soon: a local sender that flushes would
+// wait in vain for the credit that is owed.
+bool Inlet::drained() const noexcept {
+  Record record;
+  return ring_.inspect(next_, reported_ + window_, record) == Inspection::absent;
+}
+
+void Inlet::report(bool always) noexcept {
+  const auto owed = head_ - reported_;
+  if (!link_) {
+    if (owed == 0) return;
+    // relaxed: a hint; grant() looks again, in order
+    const bool waited = control_.senders_waiting.load(std::memory_order_relaxed) != 0;
+    if (!always && owed < window_ / kLazyPart &&
+        !(waited && (head_ == next_ || owed >= window_ / kEagerPart)) &&
+        !(head_ == next_ && drained()))
+      return;
+    reported_ = head_;
+    grant(control_, head_, head_ + window_);
+    return;
+  }
+  if (shut_) return;
+  // A question is kept until there is something new to answer.
+  if (blocked_ && head_ > known_ &&
+      (always || head_ == next_ || head_ - known_ >= window_ / kEagerPart)) {
+    report_remote(static_cast<std::uint32_t>(Immediate::credit));
+  } else if (owed != 0 && (always || owed >= window_ / kLazyPart)) {
+    report_remote(std::nullopt);
+  }
+}
+
+void Inlet::report_remote(std::optional<std::uint32_t> immediate) noexcept {
+  if (!ordered_ && landed_cookie_ != cookie_) {
+    // Two credit lines under way could mix for ever: the next goes when the last has landed.
+    report_due_ = true;
+    return;
+  }
+  CreditLine line{};
+  line.consumed = head_;
+  line.limit = head_ + window_;
+  line.armed_at = armed_at_;
+  line.mode = (sequence_ + 1) << 8U | static_cast<std::uint64_t>(mode_);
+  line.check = ring_.key().credit_check(line);
+  RemoteWrite write;
+  write.source = reinterpret_cast<const std::byte*>(&line);
+  write.length = sizeof line;
+  write.copied = true;
+  auto status = link_->post(std::span(&write, 1), immediate, cookie_ + 1);
+  // Room comes with the next completion, or the link fails.
+  while (status == PostStatus::no_room && !gone_.load(std::memory_order_relaxed)) {
+    take_events();
+    status = link_->post(std::span(&write, 1), immediate, cookie_ + 1);
+  }
+  if (status == PostStatus::failed) return connection_->suspect(link_->error());
+  if (status == PostStatus::no_room) return;  // lost meanwhile
+  ++sequence_;
+  ++cookie_;
+  ++credit_writes_;
+  reported_ = head_;
+  if (immediate) {
+    blocked_ = false;
+    known_ = head_;
+  }
+}
+
+void Inlet::take_events() noexcept {
+  std::array<LinkEvent, 16> events;
+  for (;;) {
+    const auto count = link_->poll(events);
+    for (std::size_t i = 0; i < count; ++i) {
+      switch (events[i].kind) {
+        case LinkEvent::Kind::completed: landed_cookie_ = events[i].value; break;
+        case LinkEvent::Kind::failed: connection_->suspect(link_->error()); return;
+        case LinkEvent::Kind::immediate: {
+          const auto value = static_cast<std::uint32_t>(events[i].value);
+          const auto kind = static_cast<Immediate>(value & kImmediateKind);
+          if (kind == Immediate::blocked) {
+            // The sender knows of less than what was consumed, or of the same.
+            blocked_ = true;
+            known_ = head_ - ((kImmediateRange - distance_ahead(value, head_)) & (kImmediateRange - 1));
+          }
+          if (kind == Immediate::landed && mode_ == PublishMode::immediate) {
+            const Cursor tail = tail_ + distance_ahead(value, tail_);
+            if (tail > reported_ + window_)
+              return lose("its tail lies beyond the credit it was granted: it breaks the protocol");
+            tail_ = tail;
+          }
+          break;
+        }
+      }
+    }
+    if (count < events.size()) break;
+  }
+  if (report_due_ && landed_cookie_ == cookie_ && !shut_) {
+    report_due_ = false;
+    report(true);
+  }
+}
+
+void Inlet::tend() noexcept {
+  if (link_ && !shut_) take_events();
+  advance_head();
+  if (!link_) return;
+  const std::unique_lock lock(mutex_, std::try_to_lock);
+  if (!lock) return;
+  const auto counters = link_->counters();
+  work_ = {counters.posts, counters.work_requests, counters.completions, credit_writes_,
+           counters.immediates, 0};
+}
+
+// ── Sleeping ─────────────────────────────────────────────────────────────────────────────────────
+
+void Inlet::arm() noexcept {
+  if (!link_) {
+    with_token([this] { report(true); });
+    control_.receiver_armed.store(1, std::memory_order_seq_cst);  // SYNC receiver-sleep (receiver)
+    return;
+  }
+  with_token([this] {
+    tend();
+    if (shut_ || mode_ == PublishMode::immediate) {
+      if (!shut_) report(true);
+      return;  // every publish wakes
+    }
+    const Cursor here = next_ | 1U;  // the low bit tells cursor 0 from "never"
+    if (armed_at_ == here && reported_ == head_) return;
+    const bool fresh = armed_at_ != here;
+    armed_at_ = here;
+    report_remote(blocked_ && head_ > known_
+                      ? std::optional(static_cast<std::uint32_t>(Immediate::credit))
+                      : std::nullopt);
+    if (fresh) armed_cookie_ = cookie_;
+  });
+}
+
+bool Inlet::armed() noexcept {
+  if (!link_) return true;
+  bool done = false;
+  with_token([&] {
+    if (!shut_) tend();  // a question may have come: nobody else will hear of it
+    done = shut_ || gone_.load(std::memory_order_relaxed) || landed_cookie_ >= armed_cookie_;
+  });
+  return done;
+}
+
+bool Inlet::has_news() noexcept {
+  bool news = false;
+  with_token([&] {
+    if (shut_) return;
+    Record record;
+    news = finished_ || gone_.load(std::memory_order_acquire) ||  // SYNC gone
+           (!link_ && control_.sender_gone.load(std::memory_order_seq_cst) != 0) ||
+           (next_view_ - first_view_ != kMaxViews &&
+            (next_record(record) != Inspection::absent || torn_));
+  });
+  return news;
+}
+
+void Inlet::disarm() noexcept {
+  // relaxed: a wake-up too many does no harm
+  if (!link_) control_.receiver_armed.store(0, std::memory_order_relaxed);
+}
+
+void Inlet::on_ready(std::uint32_t /*events*/) noexcept {
+  with_token([this] {
+    if (shut_) return;
+    link_->disarm();
+    link_->arm(!ordered_, true);
+    tend();
+  });
+  notify();
+}
+
+// ── The end ──────────────────────────────────────────────────────────────────────────────────────
+
+void Inlet::lose(const std::string& why) noexcept {
+  {
+    const std::lock_guard lock(mutex_);
+    if (gone_.load(std::memory_order_relaxed)) return;  // relaxed: under the mutex
+    reason_ = why;
+    gone_.store(true, std::memory_order_release);  // SYNC gone
+  }
+  notify();
+}
+
+void Inlet::on_goodbye(Cursor cursor) noexcept {
+  // The sender knows that everything up to here has landed; its own word of that may be slower.
+  if (link_) {
+    with_token([&] {
+      if (cursor > tail_ && cursor <= reported_ + window_ && cursor % kRecordAlign == 0) tail_ = cursor;
+    });
+  }
+  // The ring's own last record comes before this is read as a loss.
+  goodbye_.store(true, std::memory_order_relaxed);
+  lose("it said good-bye, but its last record never came");
+}
+
+void Inlet::on_lost(const std::string& why) noexcept { lose(why); }
+
+void Inlet::on_stalled(bool stalled) noexcept { stalled_.store(stalled, std::memory_order_relaxed); }
+
+void Inlet::retire() noexcept {
+  bool now = false;
+  with_token([&] {
+    retired_ = true;
+    now = first_view_ == next_view_;
+    if (!now) self_ = shared_from_this();
+  });
+  if (now) shut();
+}
+
+void Inlet::shut() noexcept {
+  Cursor consumed = 0;
+  with_token([&] {
+    shut_ = true;
+    consumed = head_;
+    if (first_view_ != next_view_) self_ = shared_from_this();
+  });
+  control_.receiver_closed.store(1, std::memory_order_seq_cst);
+  if (!link_) {
+    if (reported_ != head_) control_.consumed.store(consumed, std::memory_order_release);  // SYNC credit
+    wake_senders(control_);
+  }
+  if (connection_) {
+    connection_->say_goodbye(FrameType::closed, consumed);
+    connection_->stop();
+  }
+  if (link_) Engine::get().unwatch(link_->event_fd());
+}
+
+Loss Inlet::loss() const {
+  const auto now = stats();
+  const std::lock_guard lock(mutex_);
+  return {now.progress, peer_ + ": " + reason_};
+}
+
+SourceStats Inlet::stats() const {
+  SourceStats stats;
+  stats.id = id_;
+  stats.peer = peer_;
+  stats.path = path_;
+  stats.capacity = memory_.capacity;
+  stats.window = window_;
+  {
+    const std::lock_guard lock(mutex_);
+    stats.work = work_;
+    if (gone_.load(std::memory_order_relaxed)) {
+      const bool said = goodbye_.load(std::memory_order_relaxed);
+      stats.state = said ? PeerState::closed : PeerState::lost;
+      if (!said) stats.path += ": " + reason_;
+    } else if (stalled_.load(std::memory_order_relaxed)) {
+      stats.state = PeerState::stalled;
+    }
+  }
+  // What was released here is exact; that it was delivered and accepted follows.
+  const auto consumed = counters_->messages.load(std::memory_order_relaxed);
+  stats.progress = {consumed, consumed, consumed};
+  return stats;
+}
+
+}  // namespace penstock::inline v1

@@ -1,0 +1,165 @@
+// One sender's ring at the receiver, and how far it has been read.
+//
+// Who writes what: the token's holder everything here (a receiving thread, a releasing thread or the
+// engine); the sender or its device the ring and the tail line.
+//
+// Invariants: head_ <= next_; for remote rings next_ <= tail_ or one hot record ahead of it; all of
+// them within the credit granted. Cursors are kept here, privately; what lies in shared memory are
+// copies, so a peer that writes there harms only itself.
+//
+// Lifetime: kept by its Mailbox while the sender may send, and by messages that are still held.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "penstock/channel/byte_ring.hpp"
+#include "penstock/channel/proof.hpp"
+#include "penstock/channel/receiver.hpp"
+#include "penstock/channel/stats.hpp"
+#include "penstock/channel/token.hpp"
+#include "penstock/transport/connection.hpp"
+#include "penstock/transport/fork.hpp"
+
+namespace penstock::inline v1 {
+
+/// What a look into an inlet found.
+enum class Look : std::uint8_t {
+  nothing,
+  message,
+  view_limit,  ///< kMaxViews messages are held
+  view_gap,    ///< fewer are held, but an old one is among them
+  closed,
+  lost,
+};
+
+/// What one sender's messages came to, once released. Written with the inlet's token, read by
+/// stats(): relaxed throughout. Outlives the inlet, so that totals stay exact.
+struct InletCounters {
+  std::atomic<std::uint64_t> messages{0};
+  std::atomic<std::uint64_t> bytes{0};
+};
+
+class Inlet final : public ConnectionObserver, public EngineHandler,
+                    public std::enable_shared_from_this<Inlet> {
+ public:
+  Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink);
+  ~Inlet() override;
+  /// `mode`: how a remote sender should publish. Throws SetupError.
+  void start(PublishMode mode);
+
+  /// Takes the next message. `held`: somebody else has the token; look again.
+  [[nodiscard]] Look look(Message& out, bool& held) noexcept;
+  /// Gives back a message's room. Thread-safe.
+  void release(std::uint64_t view) noexcept;
+
+  /// Before the receiver sleeps: returns all credit and has the sender wake it. Waits for the token.
+  void arm() noexcept;
+  /// The sender knows by now that it must wake us (remote: the write that says so has landed).
+  [[nodiscard]] bool armed() noexcept;
+  /// Something to look() at.
+  [[nodiscard]] bool has_news() noexcept;
+  /// The receiver is awake: need not be woken.
+  void disarm() noexcept;
+
+  /// The receiver closes: the sender is told, nothing is taken any more.
+  void shut() noexcept;
+  /// The inlet has ended: as shut(), once the messages still held are released.
+  void retire() noexcept;
+
+  [[nodiscard]] SourceId id() const noexcept { return id_; }
+  [[nodiscard]] const std::shared_ptr<InletCounters>& counters() const noexcept { return counters_; }
+  [[nodiscard]] Loss loss() const;
+  [[nodiscard]] SourceStats stats() const;
+
+  void on_goodbye(Cursor cursor) noexcept override;
+  void on_lost(const std::string& why) noexcept override;
+  void on_stalled(bool stalled) noexcept override;
+  void on_ready(std::uint32_t events) noexcept override;
+
+ private:
+  struct View {
+    Cursor end = 0;
+    std::uint32_t bytes = 0;
+    bool released = false;
+  };
+
+  // All below with the token held.
+  [[nodiscard]] Inspection next_record(Record& out) noexcept;
+  [[nodiscard]] bool refresh_tail() noexcept;
+  [[nodiscard]] Inspection inspect_landed(Record& out) noexcept;
+  [[nodiscard]] Inspection inspect_hot(Record& out) noexcept;
+  [[nodiscard]] Look take(Message& out) noexcept;
+  void skip_to(Cursor end) noexcept;
+  void advance_head() noexcept;
+  void tend() noexcept;
+  [[nodiscard]] bool drained() const noexcept;
+  void report(bool always) noexcept;
+  void report_remote(std::optional<std::uint32_t> immediate) noexcept;
+  void take_events() noexcept;
+  void lose(const std::string& why) noexcept;
+  template <class Work>
+  void with_token(Work&& work) noexcept;
+
+  void notify() noexcept;
+
+  const Birth birth_;
+  const SourceId id_;
+  const std::weak_ptr<InletSink> sink_;
+  const RingMemory memory_;
+  const RingView ring_;
+  const Prover prover_;
+  RingControl& control_;
+  const std::uint64_t window_;
+  const std::string peer_;
+  const std::string path_;
+  std::shared_ptr<Connection> connection_;
+  std::unique_ptr<Link> link_;  // null for local rings
+  const TailLine* tail_line_ = nullptr;
+
+  // Read by the receiving thread for every message: a line of its own.
+  alignas(kLine) ProgressToken token_;
+  Cursor next_ = 0;      // next to hand out
+  Cursor head_ = 0;      // everything before it was released
+  Cursor reported_ = 0;  // ... and the sender was told
+  Cursor tail_ = 0;      // remote: everything before it has landed
+  std::uint64_t first_view_ = 0;  // oldest held
+  std::uint64_t next_view_ = 0;
+  std::uint64_t held_views_ = 0;
+  bool view_awaited_ = false;  // a receiver waits for a release
+  bool finished_ = false;  // the fin was read
+  bool shut_ = false;
+  bool retired_ = false;
+  std::shared_ptr<Inlet> self_;  // while messages are held after the mailbox let go
+  std::array<View, kMaxViews> views_{};
+
+  // Remote.
+  PublishMode mode_ = PublishMode::tail;
+  bool torn_ = false;             // the last look at the tail line found it half written
+  TimePoint torn_since_{};
+  bool ordered_ = true;        // the link places its writes in order
+  bool report_due_ = false;    // a credit line waits for the one before it to land
+  Cursor armed_at_ = 0;
+  std::uint64_t sequence_ = 0;    // of credit lines
+  std::uint64_t cookie_ = 0;      // of the last post
+  std::uint64_t landed_cookie_ = 0;  // completed up to
+  std::uint64_t armed_cookie_ = 0;   // of the credit line that said armed_at_
+  bool blocked_ = false;          // the sender waits for credit
+  Cursor known_ = 0;           // consumption that the waiting sender knows of
+  std::uint64_t credit_writes_ = 0;
+
+  const std::shared_ptr<InletCounters> counters_ = std::make_shared<InletCounters>();
+  std::atomic<bool> stalled_{false};  // relaxed: a state for people
+  std::atomic<bool> gone_{false};     // SYNC gone: reason_ before it; nothing more will be sent
+  std::atomic<bool> goodbye_{false};  // relaxed: said good-bye; a state for people
+
+  mutable std::mutex mutex_;  // guards the two below
+  std::string reason_;
+  PathStats work_;
+};
+
+}  // namespace penstock::inline v1

@@ -1,0 +1,287 @@
+#include "penstock/channel/mailbox.hpp"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "penstock/channel/park.hpp"
+#include "penstock/channel/settings.hpp"
+#include "penstock/transport/registry.hpp"
+
+namespace penstock::inline v1 {
+namespace {
+
+std::atomic<SourceId> g_next_source{1};  // relaxed: only uniqueness matters
+
+/// Messages that one inlet may hand out before the next has its turn.
+constexpr std::uint32_t kBurst = 32;
+/// A receiver with more senders than this looks at tails rather than into every ring.
+constexpr std::size_t kMostHotInlets = 8;
+
+}  // namespace
+
+Mailbox::Mailbox() : wake_fd_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
+  if (!wake_fd_) throw_errno("receiver: eventfd", errno);
+}
+
+Mailbox::~Mailbox() { close(); }
+
+void Mailbox::bind(std::string_view text, const BindOptions& defaults) {
+  if (!here())
+    throw SetupError(Errc::forked, "this receiver belongs to the parent process: bind anew in the child");
+  const auto uri = Uri::parse(text);
+  const auto transport = find_transport(uri.scheme);
+  const auto options = bind_settings(uri, *transport, defaults);
+  auto listener =
+      transport->listen(uri, {options.capacity, options.window, options.liveness}, shared_from_this());
+  const std::unique_lock lock(mutex_);
+  if (closed_.load(std::memory_order_relaxed))
+    throw SetupError(Errc::bad_uri, uri.text() + ": this receiver is closed: bind a new one");
+  spin_ns_.store(options.spin.count(), std::memory_order_relaxed);
+  persistent_ = persistent_ || options.persistent;
+  listeners_.push_back(std::move(listener));
+}
+
+std::vector<std::string> Mailbox::uris() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::string> uris;
+  for (const auto& listener : listeners_) uris.push_back(listener->uri());
+  return uris;
+}
+
+bool Mailbox::add(InletParts parts) {
+  auto inlet = std::make_shared<Inlet>(std::move(parts), g_next_source.fetch_add(1, std::memory_order_relaxed),
+                                       weak_from_this());
+  PublishMode mode{};
+  {
+    const std::lock_guard lock(mutex_);
+    mode = inlets_.size() < kMostHotInlets ? PublishMode::hot : PublishMode::tail;
+  }
+  inlet->start(mode);
+  {
+    const std::lock_guard lock(mutex_);
+    if (!closed_.load(std::memory_order_relaxed)) {
+      inlets_.push_back(inlet);
+      had_sender_ = true;
+      fold_counters();
+      counters_.push_back(inlet->counters());
+      version_.fetch_add(1, std::memory_order_release);  // SYNC inlets
+      inlet.reset();
+    }
+  }
+  if (inlet) {
+    inlet->shut();
+    return false;
+  }
+  notify();
+  return true;
+}
+
+void Mailbox::refused(const std::string& /*why*/) {
+  const std::lock_guard lock(mutex_);
+  ++refused_;
+}
+
+void Mailbox::notify() noexcept {
+  const std::uint64_t one = 1;
+  // A full counter wakes as well.
+  [[maybe_unused]] const auto written = ::write(wake_fd_.get(), &one, sizeof one);
+}
+
+void Mailbox::refresh(Drain& drain) noexcept {
+  if (drain.version == version_.load(std::memory_order_acquire)) return;  // SYNC inlets
+  const std::lock_guard lock(mutex_);
+  drain.inlets = inlets_;
+  drain.version = version_.load(std::memory_order_relaxed);  // relaxed: under the mutex
+}
+
+void Mailbox::drop(const std::shared_ptr<Inlet>& inlet) noexcept {
+  {
+    const std::lock_guard lock(mutex_);
+    if (std::erase(inlets_, inlet) == 0) return;  // another clone did
+    version_.fetch_add(1, std::memory_order_release);  // SYNC inlets
+  }
+  inlet->retire();
+  notify();  // other clones may be asleep, and this may have been the last sender
+}
+
+Mailbox::Turn Mailbox::look_around(Drain& drain, Message& out) noexcept {
+  refresh(drain);
+  bool held = false;
+  bool limit = false;
+  const auto count = drain.inlets.size();
+  for (std::size_t looked = 0; looked < count; ++looked) {
+    if (drain.turn >= count) drain.turn = 0;
+    const auto& inlet = drain.inlets[drain.turn];
+    switch (inlet->look(out, held)) {
+      case Look::message:
+        if (++drain.burst >= kBurst) {
+          drain.burst = 0;
+          ++drain.turn;
+        }
+        return Turn::taken;
+      case Look::closed:
+        drop(std::shared_ptr(inlet));
+        return Turn::again;
+      case Look::lost: {
+        const auto lost = inlet;
+        bool mine = false;
+        {
+          const std::lock_guard lock(mutex_);
+          mine = std::ranges::find(inlets_, lost) != inlets_.end();
+        }
+        if (!mine) return Turn::again;  // another clone reports it
+        out.status_ = RecvStatus::peer_lost;
+        out.source_ = lost->id();
+        out.loss_ = std::make_unique<Loss>(lost->loss());
+        drop(lost);
+        return Turn::taken;
+      }
+      case Look::view_limit: limit = true; break;
+      case Look::view_gap:
+        // Another clone is slow with an old message: wait for it. Alone, this thread would wait for
+        // itself. relaxed: whoever leaves wakes the others
+        if (receivers_.load(std::memory_order_relaxed) == 1) limit = true;
+        break;
+      case Look::nothing: break;
+    }
+    drain.burst = 0;
+    ++drain.turn;
+  }
+  if (held) return Turn::again;
+  if (limit) {
+    out.status_ = RecvStatus::view_limit;
+    return Turn::taken;
+  }
+  return Turn::nothing;
+}
+
+bool Mailbox::all_closed() const noexcept {
+  const std::lock_guard lock(mutex_);
+  return closed_.load(std::memory_order_relaxed) || (had_sender_ && inlets_.empty() && !persistent_);
+}
+
+Message Mailbox::receive(Drain& drain, Duration timeout) noexcept {
+  Message out;
+  if (!here()) {
+    out.status_ = RecvStatus::forked;
+    return out;
+  }
+  if (look_around(drain, out) == Turn::taken) return out;
+  const bool once = timeout <= timeout.zero();
+  const auto deadline = deadline_after(timeout);
+  for (;;) {
+    Spinner spinner(Duration(spin_ns_.load(std::memory_order_relaxed)), deadline);
+    bool again = false;
+    do {
+      const auto turn = look_around(drain, out);
+      if (turn == Turn::taken) return out;
+      again = turn == Turn::again;
+      if (!again && (drain.inlets.empty() || closed_.load(std::memory_order_relaxed)) && all_closed()) {
+        out.status_ = RecvStatus::closed;
+        return out;
+      }
+    } while (again || (!once && spinner.again()));
+    if (once || Clock::now() >= deadline) {
+      out.status_ = once ? RecvStatus::empty : RecvStatus::timed_out;
+      return out;
+    }
+    park(drain, deadline);
+  }
+}
+
+bool Mailbox::fall_asleep(Drain& drain) noexcept {
+  for (const auto& inlet : drain.inlets) inlet->arm();
+  // Remote senders know of it when the write that says so has landed there. Meanwhile keep looking.
+  for (const auto& inlet : drain.inlets) {
+    while (!inlet->armed()) {
+      if (inlet->has_news()) return false;
+      cpu_relax();
+    }
+  }
+  // SYNC receiver-sleep (receiver): the last look, after the senders know. A new sender raises the
+  // version and writes to the descriptor.
+  return drain.version == version_.load(std::memory_order_acquire) &&
+         std::ranges::none_of(drain.inlets, [](const auto& inlet) { return inlet->has_news(); });
+}
+
+void Mailbox::park(Drain& drain, TimePoint deadline) noexcept {
+  parked_.fetch_add(1, std::memory_order_seq_cst);  // SYNC parked
+  if (fall_asleep(drain)) {
+    parks_.fetch_add(1, std::memory_order_relaxed);
+    pollfd wait{wake_fd_.get(), POLLIN, 0};
+    ::poll(&wait, 1, poll_timeout(deadline));
+  }
+  std::uint64_t count = 0;
+  [[maybe_unused]] const auto got = ::read(wake_fd_.get(), &count, sizeof count);
+  if (parked_.fetch_sub(1, std::memory_order_seq_cst) == 1) {
+    for (const auto& inlet : drain.inlets) inlet->disarm();
+  } else {
+    wake_another(drain);
+  }
+}
+
+void Mailbox::wake_another(Drain& drain) noexcept {
+  // Another clone sleeps on the same descriptor, and the wake-up was taken by this one: see to it
+  // that the next message wakes it, and that one that is here already does; so does a sender that
+  // came or went, of which each clone must hear.
+  for (const auto& inlet : drain.inlets) inlet->arm();
+  const bool news = drain.version != version_.load(std::memory_order_acquire) ||  // SYNC inlets
+                    std::ranges::any_of(drain.inlets, [](const auto& i) { return i->has_news(); });
+  if (news && receivers_.load(std::memory_order_relaxed) > 1) notify();
+}
+
+void Mailbox::close() noexcept {
+  std::vector<std::unique_ptr<Listener>> listeners;
+  std::vector<std::shared_ptr<Inlet>> inlets;
+  {
+    const std::lock_guard lock(mutex_);
+    closed_.store(true, std::memory_order_relaxed);
+    listeners.swap(listeners_);
+    inlets.swap(inlets_);
+    version_.fetch_add(1, std::memory_order_release);  // SYNC inlets
+  }
+  if (here()) {
+    listeners.clear();  // waits for handshakes under way: they call add(), which takes the mutex
+    for (const auto& inlet : inlets) inlet->shut();
+  }
+  notify();
+}
+
+void Mailbox::leave() noexcept {
+  // SYNC receivers: what other clones did happens-before the closing
+  const auto before = receivers_.fetch_sub(1, std::memory_order_acq_rel);
+  if (before == 1) {
+    close();
+  } else if (before == 2 && here()) {
+    notify();  // the last one no longer waits for others (Look::view_gap)
+  }
+}
+
+void Mailbox::fold_counters() noexcept {
+  std::erase_if(counters_, [this](const auto& counters) {
+    if (counters.use_count() != 1) return false;
+    past_messages_ += counters->messages.load(std::memory_order_relaxed);
+    past_bytes_ += counters->bytes.load(std::memory_order_relaxed);
+    return true;
+  });
+}
+
+ReceiverStats Mailbox::stats() const {
+  ReceiverStats stats;
+  const std::lock_guard lock(mutex_);
+  stats.parks = parks_.load(std::memory_order_relaxed);
+  stats.refused = refused_;
+  stats.messages = past_messages_;
+  stats.bytes = past_bytes_;
+  for (const auto& counters : counters_) {
+    stats.messages += counters->messages.load(std::memory_order_relaxed);
+    stats.bytes += counters->bytes.load(std::memory_order_relaxed);
+  }
+  for (const auto& inlet : inlets_) stats.sources.push_back(inlet->stats());
+  return stats;
+}
+
+}  // namespace penstock::inline v1

@@ -1,0 +1,87 @@
+// A receiver's senders, and where it sleeps. Shared by Receiver clones.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "penstock/channel/inlet.hpp"
+#include "penstock/channel/options.hpp"
+#include "penstock/channel/receiver.hpp"
+#include "penstock/transport/clock.hpp"
+#include "penstock/transport/fd.hpp"
+#include "penstock/transport/fork.hpp"
+#include "penstock/transport/transport.hpp"
+
+namespace penstock::inline v1 {
+
+/// What one Receiver clone remembers between calls.
+struct Drain {
+  std::vector<std::shared_ptr<Inlet>> inlets;  ///< a copy of the mailbox's, while the version holds
+  std::uint64_t version = 0;
+  std::size_t turn = 0;    ///< whose turn it is
+  std::uint32_t burst = 0;  ///< messages it has had
+  Message kept;             ///< one that did not fit recv_into()'s buffer
+};
+
+class Mailbox final : public InletSink, public std::enable_shared_from_this<Mailbox> {
+ public:
+  Mailbox();
+  ~Mailbox() override;
+
+  /// Throws SetupError.
+  void bind(std::string_view uri, const BindOptions& options);
+  [[nodiscard]] std::vector<std::string> uris() const;
+
+  /// The next message, or why there is none. A timeout of zero looks once.
+  [[nodiscard]] Message receive(Drain& drain, Duration timeout) noexcept;
+  void close() noexcept;
+
+  void join() noexcept { receivers_.fetch_add(1, std::memory_order_relaxed); }  // relaxed: counts
+  void leave() noexcept;
+
+  [[nodiscard]] bool here() const noexcept { return birth_.here(); }
+  [[nodiscard]] ReceiverStats stats() const;
+
+  bool add(InletParts parts) override;
+  void refused(const std::string& why) override;
+  void notify() noexcept override;
+  [[nodiscard]] int wake_fd() const noexcept override { return wake_fd_.get(); }
+
+ private:
+  enum class Turn : std::uint8_t { nothing, taken, again };
+
+  void refresh(Drain& drain) noexcept;
+  [[nodiscard]] Turn look_around(Drain& drain, Message& out) noexcept;
+  void drop(const std::shared_ptr<Inlet>& inlet) noexcept;
+  [[nodiscard]] bool all_closed() const noexcept;
+  void park(Drain& drain, TimePoint deadline) noexcept;
+  [[nodiscard]] bool fall_asleep(Drain& drain) noexcept;
+  void wake_another(Drain& drain) noexcept;
+  void fold_counters() noexcept;
+
+  const Birth birth_;
+  const Fd wake_fd_;
+  std::atomic<std::int64_t> spin_ns_{0};      // relaxed: a setting
+  std::atomic<std::uint32_t> receivers_{0};
+  std::atomic<std::uint32_t> parked_{0};      // SYNC parked: counted before the last look
+  std::atomic<bool> closed_{false};           // relaxed: the mutex orders what matters
+  // SYNC inlets: raised after the list has changed, under the mutex; read before a look
+  std::atomic<std::uint64_t> version_{1};
+  std::atomic<std::uint64_t> parks_{0};       // relaxed: a statistic
+
+  mutable std::mutex mutex_;  // guards all below
+  std::vector<std::unique_ptr<Listener>> listeners_;
+  std::vector<std::shared_ptr<Inlet>> inlets_;
+  bool persistent_ = false;
+  bool had_sender_ = false;
+  std::uint64_t refused_ = 0;
+  std::vector<std::shared_ptr<InletCounters>> counters_;  // of all inlets, until folded into:
+  std::uint64_t past_messages_ = 0;
+  std::uint64_t past_bytes_ = 0;
+};
+
+}  // namespace penstock::inline v1

@@ -1,0 +1,44 @@
+// Settings of one end of a channel. Every field can also be given in the URI under the same name
+// (`?capacity=4MiB&spin=50us`), where it wins over the struct.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+
+namespace penstock::inline v1 {
+
+using Duration = std::chrono::nanoseconds;
+
+/// "For ever", for spin and deadlines.
+inline constexpr Duration kForever = Duration::max();
+
+/// How long a call that found nothing to do keeps looking before its thread sleeps. Spinning costs
+/// a CPU and saves a wake-up (microseconds); kForever never sleeps.
+inline constexpr Duration kDefaultSpin = std::chrono::microseconds(50);
+
+struct BindOptions {
+  /// Bytes of one sender's ring; a power of two from 4 KiB to 128 MiB. 0: the transport's default
+  /// (1 MiB local, 4 MiB remote). Memory is capacity × senders at the receiver and, for remote
+  /// senders, capacity at each sender.
+  std::uint64_t capacity = 0;
+  /// Bytes of the ring that a sender may fill; at most the capacity. 0: the capacity.
+  /// The largest message is window / 2 - 16 bytes.
+  std::uint64_t window = 0;
+  Duration spin = kDefaultSpin;
+  /// A sender that has been silent for so long counts as lost; after a quarter of it, as stalled.
+  Duration liveness = std::chrono::seconds(10);
+  /// recv() does not report `closed` when the last sender has closed, but waits for the next one.
+  bool persistent = false;
+};
+
+struct ConnectOptions {
+  /// How long connect() waits for a receiver to be there.
+  Duration deadline = std::chrono::seconds(10);
+  /// How long the last Sender's destructor waits until everything sent is in the receiver's memory.
+  Duration linger = std::chrono::seconds(5);
+  Duration spin = kDefaultSpin;
+  /// A receiver that has been silent for so long counts as lost; after a quarter of it, as stalled.
+  Duration liveness = std::chrono::seconds(10);
+};
+
+}  // namespace penstock::inline v1

@@ -1,0 +1,292 @@
+#include "penstock/channel/outlet.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "penstock/channel/park.hpp"
+
+namespace penstock::inline v1 {
+
+Outlet::Outlet(OutletParts parts, const ConnectOptions& options)
+    : options_(options),
+      memory_(parts.ring),
+      control_(*memory_.control),
+      max_message_(RingProducer::max_payload(parts.window)),
+      window_(parts.window),
+      peer_(std::move(parts.peer)),
+      path_(std::move(parts.path)),
+      receiver_wake_fd_(parts.receiver_wake_fd),
+      connection_(std::move(parts.connection)),
+      ring_(memory_, parts.window) {
+  if (parts.remote.link)
+    publisher_ = std::make_shared<Publisher>(std::move(parts.remote), memory_, parts.window);
+}
+
+void Outlet::start() {
+  if (connection_) connection_->start(weak_from_this());
+  if (!publisher_) return;
+  publisher_->start([weak = weak_from_this()](const std::string& why) {
+    if (const auto outlet = weak.lock()) outlet->connection_->suspect(why);
+  });
+}
+
+Outlet::~Outlet() {
+  if (connection_) connection_->stop();
+  if (publisher_) publisher_->stop();
+}
+
+Tally* Outlet::join() {
+  const std::lock_guard lock(mutex_);
+  if (!tallies_.empty()) ring_.share();
+  return tallies_.emplace_back(std::make_unique<Tally>()).get();
+}
+
+void Outlet::leave(Tally* tally) noexcept {
+  if (!here()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto own = std::ranges::find(tallies_, tally, &std::unique_ptr<Tally>::get);
+    const auto add = [](std::atomic<std::uint64_t>& sum, const std::atomic<std::uint64_t>& part) {
+      sum.fetch_add(part.load(std::memory_order_relaxed), std::memory_order_relaxed);
+    };
+    add(retired_.messages, tally->messages);
+    add(retired_.bytes, tally->bytes);
+    add(retired_.stalls, tally->stalls);
+    add(retired_.parks, tally->parks);
+    tallies_.erase(own);
+    if (!tallies_.empty()) return;
+  }
+  finish();
+}
+
+void Outlet::finish() noexcept {
+  const auto deadline = deadline_after(options_.linger);
+  bool said = say_last(deadline);
+  if (publisher_)
+    said = wait(deadline, nullptr, [&] { return publisher_->delivered(ring_.tail()); }) && said;
+  if (said) {
+    if (connection_) connection_->say_goodbye(FrameType::bye, ring_.tail());
+  } else if (!connection_) {
+    control_.sender_gone.store(1, std::memory_order_seq_cst);  // SYNC receiver-sleep
+    wake_receiver();
+  }
+  // Without a good-bye the receiver sees a lost sender: nothing is lost silently.
+  if (connection_) connection_->stop();
+  if (publisher_) publisher_->stop();
+}
+
+SendStatus Outlet::refusal() const noexcept {
+  // SYNC ended. The receiver's flag: relaxed, it guards nothing.
+  switch (ended_.load(std::memory_order_acquire)) {
+    case End::lost: return SendStatus::peer_lost;
+    case End::closed: return SendStatus::closed;
+    case End::open: break;
+  }
+  if (!publisher_ && control_.receiver_closed.load(std::memory_order_relaxed) != 0)
+    return SendStatus::closed;
+  return SendStatus::sent;
+}
+
+template <class Done>
+bool Outlet::wait(TimePoint deadline, Tally* tally, Done&& done) noexcept {
+  // relaxed: counters of this thread's own
+  const auto count = [](std::atomic<std::uint64_t>& n) {
+    n.store(n.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  };
+  if (tally != nullptr) count(tally->stalls);
+  for (;;) {
+    // SYNC sender-sleep (sender): from here on the receiver tells us of every credit. Set before
+    // spinning too, because a receiver that is never out of work returns credit lazily.
+    const auto epoch = control_.credit_epoch.load(std::memory_order_seq_cst);
+    control_.senders_waiting.store(1, std::memory_order_seq_cst);
+    if (publisher_) publisher_->ask_credit();
+    Spinner spinner(options_.spin, deadline);
+    bool answered = false;
+    do {
+      if (publisher_) publisher_->progress();
+      if (done()) return true;
+      if (refusal() != SendStatus::sent) return done();
+      // An answer came and was not enough: ask again.
+      answered = control_.credit_epoch.load(std::memory_order_seq_cst) != epoch;
+    } while (!answered && spinner.again());
+    if (Clock::now() >= deadline) return false;
+    if (answered) continue;
+    if (tally != nullptr) count(tally->parks);
+    futex_wait(control_.credit_epoch, epoch, deadline);
+  }
+}
+
+SendStatus Outlet::claim(std::size_t size, Duration timeout, Tally& tally, Claim& out) noexcept {
+  if (!here()) return SendStatus::forked;
+  if (const auto refused = refusal(); refused != SendStatus::sent) return refused;
+  if (size > max_message_) return SendStatus::too_large;
+  const auto length = static_cast<std::uint32_t>(size);
+  auto result = ring_.claim(length, out);
+  if (result == ClaimResult::full && timeout > timeout.zero()) {
+    if (!wait(deadline_after(timeout), &tally, [&] {
+          result = ring_.claim(length, out);
+          return result != ClaimResult::full;
+        }))
+      if (const auto refused = refusal(); refused != SendStatus::sent) return refused;
+  } else if (result == ClaimResult::full && publisher_) {
+    publisher_->progress();  // so that a loop of try_send needs nobody's help
+    result = ring_.claim(length, out);
+    if (result == ClaimResult::full) publisher_->ask_credit();
+  } else if (result == ClaimResult::full) {
+    control_.senders_waiting.store(1, std::memory_order_seq_cst);  // SYNC sender-sleep
+    result = ring_.claim(length, out);
+  }
+  switch (result) {
+    case ClaimResult::claimed: return SendStatus::sent;
+    case ClaimResult::closed: return SendStatus::closed;
+    case ClaimResult::full: break;
+  }
+  return timeout > timeout.zero() ? SendStatus::timed_out : SendStatus::full;
+}
+
+void Outlet::publish(const Claim& claim, std::uint8_t flags) noexcept {
+  ring_.commit(claim, flags);
+  if (publisher_) {
+    publisher_->kick();
+  } else {
+    wake_receiver();
+  }
+}
+
+void Outlet::wake_receiver() noexcept {
+  // SYNC receiver-sleep (sender): the record was committed before; either this sees the receiver
+  // armed, or the receiver's last look sees the record.
+  if (control_.receiver_armed.load(std::memory_order_seq_cst) == 0) return;
+  if (control_.receiver_armed.exchange(0, std::memory_order_seq_cst) == 0) return;
+  const std::uint64_t one = 1;
+  // A full counter wakes as well.
+  [[maybe_unused]] const auto written = ::write(receiver_wake_fd_.get(), &one, sizeof one);
+}
+
+void Outlet::commit(const Claim& claim, Tally& tally) noexcept {
+  if (!here()) return;  // a child must not touch its parent's ring or device
+  // relaxed: this clone's thread is the only writer
+  tally.messages.store(tally.messages.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  tally.bytes.store(tally.bytes.load(std::memory_order_relaxed) + claim.length, std::memory_order_relaxed);
+  publish(claim, 0);
+}
+
+void Outlet::abandon(const Claim& claim) noexcept {
+  if (here()) publish(claim, kTombstone);
+}
+
+bool Outlet::say_last(TimePoint deadline) noexcept {
+  {
+    const std::lock_guard lock(mutex_);
+    if (fin_sent_) return true;
+  }
+  Claim last;
+  ClaimResult result = ring_.claim_last(last);
+  if (result == ClaimResult::full)
+    wait(deadline, nullptr, [&] {
+      result = ring_.claim_last(last);
+      return result != ClaimResult::full;
+    });
+  if (result == ClaimResult::full) return false;
+  if (result == ClaimResult::claimed) publish(last, kFin);
+  const std::lock_guard lock(mutex_);
+  fin_sent_ = true;
+  return true;
+}
+
+Cursor Outlet::consumed() const noexcept {
+  return std::max(control_.consumed.load(std::memory_order_acquire),         // SYNC credit
+                  final_consumed_.load(std::memory_order_acquire));          // SYNC ended
+}
+
+FlushStatus Outlet::flush_to(Cursor target, Duration timeout) noexcept {
+  if (!here()) return FlushStatus::forked;
+  const auto done = [&] { return consumed() >= target; };
+  if (done() || wait(deadline_after(timeout), nullptr, done)) return FlushStatus::consumed;
+  switch (refusal()) {
+    case SendStatus::peer_lost: return FlushStatus::peer_lost;
+    case SendStatus::closed: return FlushStatus::closed;
+    default: return FlushStatus::timed_out;
+  }
+}
+
+FlushStatus Outlet::close(Duration timeout) noexcept {
+  if (!here()) return FlushStatus::forked;
+  const auto deadline = deadline_after(timeout);
+  if (!say_last(deadline)) {
+    const auto refused = refusal();
+    if (refused == SendStatus::peer_lost) return FlushStatus::peer_lost;
+    return refused == SendStatus::closed ? FlushStatus::closed : FlushStatus::timed_out;
+  }
+  // The good-bye itself is no message: a receiver that has taken all of them need not look again.
+  return flush_to(ring_.tail() - sizeof(RecordHeader),
+                  deadline == TimePoint::max() ? kForever : deadline - Clock::now());
+}
+
+void Outlet::end(End how, const std::string& why) noexcept {
+  {
+    const std::lock_guard lock(mutex_);
+    if (ended_.load(std::memory_order_relaxed) != End::open) return;  // relaxed: under the mutex
+    error_ = why;
+    ended_.store(how, std::memory_order_release);  // SYNC ended
+  }
+  wake_senders(control_);
+}
+
+void Outlet::on_goodbye(Cursor consumed_cursor) noexcept {
+  if (consumed_cursor <= ring_.tail())
+    final_consumed_.store(consumed_cursor, std::memory_order_release);  // SYNC ended
+  end(End::closed, {});
+}
+
+void Outlet::on_lost(const std::string& why) noexcept { end(End::lost, peer_ + ": " + why); }
+
+void Outlet::on_stalled(bool stalled) noexcept { stalled_.store(stalled, std::memory_order_relaxed); }
+
+PeerState Outlet::state() const noexcept {
+  switch (refusal()) {
+    case SendStatus::peer_lost: return PeerState::lost;
+    case SendStatus::closed: return PeerState::closed;
+    default: break;
+  }
+  return stalled_.load(std::memory_order_relaxed) ? PeerState::stalled : PeerState::connected;
+}
+
+SenderStats Outlet::stats() const {
+  SenderStats stats;
+  stats.state = state();
+  stats.peer = peer_;
+  stats.path = path_;
+  stats.capacity = memory_.capacity;
+  stats.window = window_;
+  stats.max_message = max_message_;
+  if (publisher_) {
+    if (here()) publisher_->progress();  // credit that came without a wake-up
+    stats.work = publisher_->stats();
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    stats.error = error_;
+    const auto sum = [&](std::atomic<std::uint64_t> Tally::*field) {
+      auto total = (retired_.*field).load(std::memory_order_relaxed);
+      for (const auto& tally : tallies_) total += (tally.get()->*field).load(std::memory_order_relaxed);
+      return total;
+    };
+    stats.progress.accepted = sum(&Tally::messages);
+    stats.bytes = sum(&Tally::bytes);
+    stats.stalls = sum(&Tally::stalls);
+    stats.parks = sum(&Tally::parks);
+  }
+  // What is still in the ring has not been consumed; counted from what the receiver said last.
+  const auto tail = ring_.tail();
+  const auto unconsumed = ring_.view().count_messages(consumed(), tail);
+  const auto undelivered =
+      publisher_ ? ring_.view().count_messages(std::max(publisher_->completed(), consumed()), tail) : 0;
+  const auto accepted = stats.progress.accepted;
+  stats.progress.consumed = accepted - std::min(accepted, unconsumed);
+  stats.progress.delivered = accepted - std::min(accepted, undelivered);
+  return stats;
+}
+
+}  // namespace penstock::inline v1

@@ -1,0 +1,362 @@
+#include "penstock/channel/publisher.hpp"
+
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <bit>
+
+#include "penstock/channel/park.hpp"
+
+namespace penstock::inline v1 {
+namespace {
+
+/// While something is in flight, this much must wait before the next publish: small records travel
+/// together, large ones keep the device busy.
+constexpr std::uint64_t kWorthPosting = 64 * 1024;
+/// One publish is at most this long, so that its beginning is consumed while its end travels.
+constexpr std::uint64_t kMaxPublish = 1024 * 1024;
+/// Pacing: after so many posts that followed each other at once, records are held back, for at most
+/// so many times what a post takes.
+constexpr std::uint32_t kStreak = 4;
+constexpr std::uint64_t kMaxHold = 16;
+constexpr std::uint64_t kManyRecords = 8;
+/// Writes handed over in one post.
+constexpr std::size_t kMaxWrites = 16;
+/// A hot record, header included, is at most this long: the receiver hashes it on every look.
+constexpr std::uint64_t kMaxHot = 2048;
+
+}  // namespace
+
+Publisher::Publisher(LinkEnd end, const RingMemory& memory, std::uint64_t window)
+    : link_(std::move(end.link)),
+      credit_line_(*reinterpret_cast<const CreditLine*>(end.region)),
+      ring_(memory),
+      owner_(memory.owner),
+      control_(*memory.control),
+      prover_(memory.key),
+      limits_(link_->limits()) {
+  credit_.limit = window;
+  control_.limit.store(window, std::memory_order_relaxed);  // relaxed: nobody else knows us yet
+}
+
+Publisher::~Publisher() {
+  stop();
+  // A device must not be touched from a child process: its parent still uses it.
+  if (!birth_.here()) (void)link_.release();
+}
+
+void Publisher::start(std::function<void(const std::string&)> failed) {
+  failed_ = std::move(failed);
+  auto& engine = Engine::get();
+  engine.attend(shared_from_this());
+  engine.watch(link_->event_fd(), EPOLLIN, shared_from_this());
+  link_->arm(false, true);
+  token_.run([this] { advance(); });
+}
+
+void Publisher::stop() noexcept {
+  if (birth_.here()) Engine::get().unwatch(link_->event_fd());
+}
+
+void Publisher::kick() noexcept {
+  // SYNC leftover (producer). relaxed: a hint, the engine comes in any case
+  if (left_over_.load(std::memory_order_seq_cst) &&
+      cycles() < due_at_.load(std::memory_order_relaxed))
+    return;
+  token_.run([this] { advance(); });
+}
+
+void Publisher::progress() noexcept {
+  token_.try_run([this] { advance(); });
+}
+
+void Publisher::ask_credit() noexcept {
+  wants_credit_.store(true, std::memory_order_relaxed);  // relaxed: SYNC token orders it
+  token_.run([this] { advance(); });
+}
+
+void Publisher::on_ready(std::uint32_t /*events*/) noexcept {
+  token_.run([this] {
+    link_->disarm();
+    link_->arm(false, true);
+    advance();
+  });
+}
+
+Attention Publisher::on_attention() noexcept {
+  if (!unattended_.load(std::memory_order_seq_cst)) return Attention::none;  // SYNC attention
+  token_.run([this] { advance(); });
+  return left_over_.load(std::memory_order_relaxed) ? Attention::soon : Attention::later;
+}
+
+// A device takes a post in no time and works on it by itself: while it does, records gather. Some
+// (soft-RoCE in one machine) do all of their work within the call, so that the link looks idle
+// again after every single record and a stream would go out one by one. Where posts follow each
+// other with hardly any time between, records are therefore held back for a few times what a post
+// takes; the engine posts what a stream leaves at its end. A record that comes alone is posted at
+// once.
+void Publisher::pace(std::uint64_t started, std::uint64_t records) noexcept {
+  const auto now = cycles();
+  streak_ = started - last_post_end_ < post_cost_ / 4 ? streak_ + 1 : 0;
+  post_cost_ = now - started;
+  last_post_end_ = now;
+  if (hold_ != 0) {
+    if (records <= 1) {
+      hold_ = 0;
+      streak_ = 0;
+    } else if (records < kManyRecords || posted_ == frontier_) {
+      hold_ = std::min(hold_ * 2, post_cost_ * kMaxHold);
+    }
+  } else if (streak_ >= kStreak) {
+    hold_ = post_cost_ * 2;
+  }
+}
+
+void Publisher::advance() noexcept {
+  if (failed_once_) return;
+  bool armed = false;
+  for (;;) {
+    left_over_.store(false, std::memory_order_seq_cst);  // SYNC leftover (holder)
+    if (reap()) wake_waiting(control_);  // a sender that lingers waits for completions
+    take_credit();
+    walk();
+    const auto started = cycles();
+    std::uint64_t records = 0;
+    while (!failed_once_ && may_post()) {
+      const auto waiting = waiting_records_;
+      if (!post_next()) break;
+      records += waiting;
+      walk();
+    }
+    if (records != 0) {
+      pace(started, records);
+    } else if (posted_ == frontier_) {
+      hold_ = 0;  // a stream has ended
+    }
+    signal_sleeper();
+    if (posted_ < frontier_ && in_flight_head_ == in_flight_tail_) {
+      // Held back by the peer's receives, which only its consuming frees.
+      wants_credit_.store(true, std::memory_order_relaxed);
+    } else if (credit_.consumed == frontier_) {
+      wants_credit_.store(false, std::memory_order_relaxed);  // nothing is out that could be credited
+    }
+    // Asked only once something is out there to be consumed; until then the wish is kept.
+    if (wants_credit_.load(std::memory_order_relaxed) && !asked_ && credit_.consumed < posted_) {
+      asked_ = post({}, static_cast<std::uint32_t>(Immediate::blocked) | low_bits(credit_.consumed),
+                    posted_);
+      if (asked_) wants_credit_.store(false, std::memory_order_relaxed);
+    }
+    if (failed_once_) return;
+    const bool left = posted_ < frontier_;
+    if (left && !armed) {
+      link_->arm(true, true);  // then once more around: an event may have come just before
+      armed = true;
+      continue;
+    }
+    if (left || hold_ != 0) {
+      // relaxed: read after left_over_, and a hint only
+      due_at_.store(cycles() + std::max(hold_, post_cost_), std::memory_order_relaxed);
+      left_over_.store(true, std::memory_order_seq_cst);
+    }
+    break;
+  }
+  publish_counters();
+  // Completions that nobody waits for, records held back: the engine looks after them; the former for
+  // the sake of a receiver that fell asleep between the publish and its landing. Likewise a credit
+  // line that was landing.
+  const bool held = hold_ != 0;
+  const bool unasked = wants_credit_.load(std::memory_order_relaxed) && !asked_;
+  const bool pending = held || unasked || in_flight_head_ != in_flight_tail_ || torn_;
+  unattended_.store(pending, std::memory_order_seq_cst);  // SYNC attention
+  if (pending) Engine::get().attention(held ? Attention::soon : Attention::later);
+}
+
+bool Publisher::reap() noexcept {
+  std::array<LinkEvent, 32> events;
+  bool any = false;
+  for (;;) {
+    const auto count = link_->poll(events);
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto& event = events[i];
+      switch (event.kind) {
+        case LinkEvent::Kind::completed: {
+          while (in_flight_head_ != in_flight_tail_ &&
+                 in_flight_[in_flight_head_ % kMaxInFlight].cookie <= event.value) {
+            // SYNC completed; sequentially consistent because of SYNC sender-sleep
+            completed_.store(in_flight_[in_flight_head_ % kMaxInFlight].end, std::memory_order_seq_cst);
+            ++in_flight_head_;
+          }
+          any = true;
+          break;
+        }
+        case LinkEvent::Kind::immediate: any = true; break;  // its news is in the credit line
+        case LinkEvent::Kind::failed: fail(link_->error()); return true;
+      }
+    }
+    if (count < events.size()) return any;
+  }
+}
+
+void Publisher::take_credit() noexcept {
+  const auto line = read_credit(credit_line_, ring_.key());
+  torn_ = !line && load_shared(credit_line_.mode) != 0;  // all zero until the first one lands
+  const bool fresh = line && line->mode >> 8U > credit_.mode >> 8U;
+  if (fresh) {
+    // A checked line comes from the receiver itself: what does not fit together is its fault.
+    if (line->consumed < credit_.consumed || line->consumed > posted_ || line->limit < credit_.limit ||
+        line->limit > line->consumed + ring_.capacity() || (line->armed_at & ~1ULL) > posted_)
+      return fail("the receiver's credit makes no sense (consumed " + std::to_string(line->consumed) +
+                  " of " + std::to_string(posted_) + " sent): it breaks the protocol");
+    if (line->consumed > credit_.consumed) asked_ = false;
+    credit_ = *line;
+  }
+  const auto limit = std::min(credit_.limit, completed() + ring_.capacity());
+  // relaxed: written with the token held only
+  if (limit != control_.limit.load(std::memory_order_relaxed) ||
+      credit_.consumed != control_.consumed.load(std::memory_order_relaxed))
+    grant(control_, credit_.consumed, limit);
+}
+
+void Publisher::walk() noexcept {
+  Record record;
+  while (frontier_ - posted_ < kMaxPublish &&
+         ring_.inspect(frontier_, posted_ + ring_.capacity(), record) == Inspection::record) {
+    frontier_ = record.end;
+    last_record_ = record;
+    ++waiting_records_;
+  }
+}
+
+bool Publisher::may_post() const noexcept {
+  const auto waiting = frontier_ - posted_;
+  if (waiting == 0 || !told_how()) return false;
+  const auto flying = in_flight_tail_ - in_flight_head_;
+  if (static_cast<PublishMode>(credit_.mode & 0xFFU) == PublishMode::immediate) {
+    // Every publish takes one of the receiver's receives until it is consumed; half are kept for it
+    // to be slow, and for the other immediates.
+    const auto unconsumed = std::ranges::count_if(
+        in_flight_, [&](const InFlight& f) { return f.end > credit_.consumed; });
+    if (static_cast<std::uint32_t>(unconsumed) >= std::min<std::uint32_t>(limits_.receives / 2, kMaxInFlight))
+      return false;
+  }
+  if (flying == 0) return true;
+  return waiting >= std::min(kWorthPosting, ring_.capacity() / 4) && flying < kMaxInFlight &&
+         posted_ - completed() < ring_.capacity();
+}
+
+bool Publisher::sleeper_waits(Cursor end) const noexcept {
+  // One wake-up at a time, so that the peer's receives are bounded: the next when it has landed.
+  const bool landed = in_flight_head_ == in_flight_tail_ ||
+                      in_flight_[in_flight_head_ % kMaxInFlight].cookie > wake_cookie_;
+  return landed && credit_.armed_at != 0 && credit_.armed_at != signalled_ &&
+         end > (credit_.armed_at & ~1ULL);
+}
+
+bool Publisher::hot_possible() const noexcept {
+  return static_cast<PublishMode>(credit_.mode & 0xFFU) == PublishMode::hot && waiting_records_ == 1 &&
+         in_flight_head_ == in_flight_tail_ && (last_record_.flags & kPadding) == 0 &&
+         last_record_.end - last_record_.begin <= std::min<std::uint64_t>(limits_.packet, kMaxHot);
+}
+
+void Publisher::prove(const Record& record) const noexcept {
+  auto& h = ring_.header(record.begin);
+  const auto word =
+      header_word(record.length, static_cast<std::uint8_t>(record.flags | kSelfProved));
+  // relaxed: committed records are this thread's alone until they are posted
+  std::atomic_ref(h.word).store(word, std::memory_order_relaxed);
+  std::atomic_ref(h.mark).store(prover_.prove(record.begin, word, record.payload, record.length),
+                                std::memory_order_relaxed);
+}
+
+bool Publisher::post_next() noexcept {
+  const auto mode = static_cast<PublishMode>(credit_.mode & 0xFFU);
+  const Cursor end = frontier_;
+  const bool hot = written_ == posted_ && hot_possible();
+  if (hot) prove(last_record_);
+  std::array<RemoteWrite, kMaxWrites> writes;
+  const auto most = std::min<std::size_t>(limits_.max_writes, kMaxWrites) - 1;  // one for the tail
+  std::size_t count = 0;
+  Cursor to = written_;
+  while (to < end) {
+    if (count == most) {  // a long publish on a device of short writes: data ahead of its tail
+      if (!post(std::span(writes).first(count), std::nullopt, posted_)) return false;
+      written_ = to;
+      count = 0;
+    }
+    const auto length = std::min({end - to, ring_.room(to), std::uint64_t{limits_.max_write}});
+    auto& w = writes[count++];
+    w = {};
+    w.source = ring_.at(to);
+    w.length = static_cast<std::uint32_t>(length);
+    w.offset = kRingDataOffset + (to & (ring_.capacity() - 1));
+    to += length;
+  }
+  std::optional<std::uint32_t> immediate;
+  const TailLine tail{end, ring_.key().tail_check(end)};
+  const bool wakes = sleeper_waits(end);
+  if (mode == PublishMode::immediate) {
+    immediate = static_cast<std::uint32_t>(Immediate::landed) | low_bits(end);
+  } else {
+    if (wakes) immediate = static_cast<std::uint32_t>(Immediate::wake);
+    if (!hot) {
+      auto& w = writes[count++];
+      w = {};
+      w.source = reinterpret_cast<const std::byte*>(&tail);
+      w.length = sizeof tail;
+      w.copied = true;
+    }
+  }
+  if (!post(std::span(writes).first(count), immediate, end)) return false;
+  if (wakes) signalled();
+  if (hot) ++hot_;
+  posted_ = written_ = end;
+  waiting_records_ = 0;
+  take_credit();
+  return true;
+}
+
+bool Publisher::post(std::span<const RemoteWrite> writes, std::optional<std::uint32_t> immediate,
+                     Cursor end) noexcept {
+  if (in_flight_tail_ - in_flight_head_ == kMaxInFlight) return false;
+  switch (link_->post(writes, immediate, cookie_ + 1)) {
+    case PostStatus::no_room: return false;
+    case PostStatus::failed: fail(link_->error()); return false;
+    case PostStatus::posted: break;
+  }
+  in_flight_[in_flight_tail_++ % kMaxInFlight] = {++cookie_, end};
+  return true;
+}
+
+void Publisher::signal_sleeper() noexcept {
+  // In immediate mode every publish wakes.
+  if (static_cast<PublishMode>(credit_.mode & 0xFFU) == PublishMode::immediate) return;
+  if (sleeper_waits(posted_) && post({}, static_cast<std::uint32_t>(Immediate::wake), posted_))
+    signalled();
+}
+
+void Publisher::signalled() noexcept {
+  signalled_ = credit_.armed_at;
+  wake_cookie_ = cookie_;
+}
+
+void Publisher::fail(const std::string& why) noexcept {
+  if (std::exchange(failed_once_, true)) return;
+  left_over_.store(true, std::memory_order_relaxed);  // nothing is posted any more
+  unattended_.store(false, std::memory_order_relaxed);
+  publish_counters();
+  failed_(why);
+}
+
+void Publisher::publish_counters() noexcept {
+  const std::unique_lock lock(stats_mutex_, std::try_to_lock);
+  if (!lock) return;  // somebody reads them: the next round brings them up to date
+  const auto counters = link_->counters();
+  stats_ = {counters.posts, counters.work_requests, counters.completions, 0, counters.immediates, hot_};
+}
+
+PathStats Publisher::stats() const {
+  const std::lock_guard lock(stats_mutex_);
+  return stats_;
+}
+
+}  // namespace penstock::inline v1

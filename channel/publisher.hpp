@@ -1,0 +1,132 @@
+// The remote half of a sender: gets the mirror's committed records into the receiver's ring, and the
+// receiver's credit back.
+//
+// Who writes what: whoever holds the token writes everything here but the flags named below; the
+// device writes the credit line.
+//
+// Invariants: credited <= completed_ <= posted_ <= frontier_ <= the ring's claim cursor. Mirror
+// space is used again only when the receiver has credited it and the device has completed the write
+// from it. The last publish is always seen: by a receiver that looks, or by one that sleeps (the
+// wake-up protocol, tests/models/wake.pml).
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "penstock/channel/byte_ring.hpp"
+#include "penstock/channel/proof.hpp"
+#include "penstock/channel/stats.hpp"
+#include "penstock/channel/token.hpp"
+#include "penstock/transport/engine.hpp"
+#include "penstock/transport/fork.hpp"
+
+namespace penstock::inline v1 {
+
+class Publisher final : public EngineHandler, public std::enable_shared_from_this<Publisher> {
+ public:
+  Publisher(LinkEnd end, const RingMemory& memory, std::uint64_t window);
+  ~Publisher() override;
+
+  /// `failed` is called once, with the reason, by whoever finds the link dead. Throws SetupError.
+  void start(std::function<void(const std::string&)> failed);
+  /// No call is running or will be when it returns.
+  void stop() noexcept;
+
+  /// A record was committed. Posts it, or sees to it that somebody will. Thread-safe.
+  void kick() noexcept;
+  /// For a thread that waits: takes completions and credit, posts what can be. Thread-safe.
+  void progress() noexcept;
+  /// Asks the receiver for credit as soon as it has some. Thread-safe.
+  void ask_credit() noexcept;
+  /// Everything up to `cursor` is in the receiver's memory. Thread-safe.
+  [[nodiscard]] bool delivered(Cursor cursor) const noexcept {
+    return completed_.load(std::memory_order_seq_cst) >= cursor;  // SYNC completed, sender-sleep
+  }
+  [[nodiscard]] Cursor completed() const noexcept {
+    return completed_.load(std::memory_order_acquire);  // SYNC completed
+  }
+  [[nodiscard]] PathStats stats() const;
+
+  void on_ready(std::uint32_t events) noexcept override;
+  Attention on_attention() noexcept override;
+
+ private:
+  struct InFlight {
+    std::uint64_t cookie = 0;
+    Cursor end = 0;
+  };
+  static constexpr std::uint64_t kMaxInFlight = 32;  // publishes
+
+  // All below with the token held.
+  void advance() noexcept;
+  bool reap() noexcept;
+  void take_credit() noexcept;
+  void walk() noexcept;
+  [[nodiscard]] bool may_post() const noexcept;
+  /// The first credit line has come: it says in which form the receiver sees what is published.
+  [[nodiscard]] bool told_how() const noexcept { return credit_.mode >> 8U != 0; }
+  bool post_next() noexcept;
+  bool post(std::span<const RemoteWrite> writes, std::optional<std::uint32_t> immediate, Cursor end) noexcept;
+  void signal_sleeper() noexcept;
+  void signalled() noexcept;
+  [[nodiscard]] bool sleeper_waits(Cursor end) const noexcept;
+  [[nodiscard]] bool hot_possible() const noexcept;
+  void prove(const Record& record) const noexcept;
+  void fail(const std::string& why) noexcept;
+  void publish_counters() noexcept;
+  void pace(std::uint64_t started, std::uint64_t records) noexcept;
+
+  const Birth birth_;
+  std::unique_ptr<Link> link_;
+  const CreditLine& credit_line_;
+  const RingView ring_;
+  const std::shared_ptr<void> owner_;
+  RingControl& control_;
+  const Prover prover_;
+  const LinkLimits limits_;
+  std::function<void(const std::string&)> failed_;  // set before anybody else knows us
+  ProgressToken token_;
+
+  // With the token held.
+  Cursor frontier_ = 0;              // committed up to here, as far as seen
+  std::uint32_t waiting_records_ = 0;  // in [posted_, frontier_)
+  Record last_record_;               // the last one seen before frontier_
+  Cursor posted_ = 0;                // published, tail and all
+  Cursor written_ = 0;               // data handed over; ahead of posted_ only within one publish
+  std::array<InFlight, kMaxInFlight> in_flight_{};
+  std::uint64_t in_flight_head_ = 0;  // oldest
+  std::uint64_t in_flight_tail_ = 0;  // next free
+  std::uint64_t cookie_ = 0;
+  CreditLine credit_{};              // the newest accepted
+  Cursor signalled_ = 0;             // the armed_at for which an immediate was sent
+  std::uint64_t wake_cookie_ = 0;    // of the last wake-up sent
+  bool torn_ = false;                // the last look at the credit line found it half written
+  bool asked_ = false;               // a `blocked` is out and no credit came since
+  bool failed_once_ = false;
+  std::uint64_t hot_ = 0;
+  // Pacing, in cycles (pace()).
+  std::uint64_t last_post_end_ = 0;
+  std::uint64_t post_cost_ = 0;
+  std::uint64_t hold_ = 0;
+  std::uint32_t streak_ = 0;
+
+  std::atomic<Cursor> completed_{0};  // SYNC completed: stored with the token, read by anyone
+  // SYNC leftover: set by a holder that leaves records behind and has armed the link, so that
+  // the engine will post them; cleared before the next holder looks at the ring. A producer commits,
+  // then reads it. Sequentially consistent: either the holder sees the record or the producer sees
+  // the flag down.
+  alignas(kLine) std::atomic<bool> left_over_{false};
+  std::atomic<std::uint64_t> due_at_{0};  // cycles: when a producer looks itself; relaxed: a hint
+  // SYNC attention: stored before Engine::attention(), read by on_attention()
+  std::atomic<bool> unattended_{false};
+  std::atomic<bool> wants_credit_{false};  // SYNC token: set before run()
+
+  mutable std::mutex stats_mutex_;
+  PathStats stats_;
+};
+
+}  // namespace penstock::inline v1

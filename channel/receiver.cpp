@@ -1,0 +1,112 @@
+#include "penstock/channel/receiver.hpp"
+
+#include <cstring>
+
+#include "penstock/channel/mailbox.hpp"
+#include "penstock/transport/error.hpp"
+
+namespace penstock::inline v1 {
+
+const char* to_string(RecvStatus status) noexcept {
+  switch (status) {
+    case RecvStatus::received: return "received";
+    case RecvStatus::empty: return "empty";
+    case RecvStatus::timed_out: return "timed out";
+    case RecvStatus::closed: return "closed";
+    case RecvStatus::peer_lost: return "peer lost";
+    case RecvStatus::too_small: return "buffer too small";
+    case RecvStatus::view_limit: return "too many messages held";
+    case RecvStatus::forked: return "handle of the parent process";
+  }
+  return "unknown";
+}
+
+void Message::release() noexcept {
+  if (inlet_ == nullptr) return;
+  std::exchange(inlet_, nullptr)->release(view_);
+  data_ = nullptr;
+  size_ = 0;
+}
+
+Receiver::Receiver(std::shared_ptr<Mailbox> mailbox)
+    : mailbox_(std::move(mailbox)), drain_(std::make_unique<Drain>()) {
+  mailbox_->join();
+}
+
+Receiver::Receiver() noexcept = default;
+Receiver::Receiver(Receiver&&) noexcept = default;
+
+Receiver& Receiver::operator=(Receiver&& other) noexcept {
+  if (this != &other) {
+    release();
+    mailbox_ = std::move(other.mailbox_);
+    drain_ = std::move(other.drain_);
+  }
+  return *this;
+}
+
+Receiver::~Receiver() { release(); }
+
+void Receiver::release() noexcept {
+  drain_.reset();
+  if (const auto mailbox = std::move(mailbox_)) mailbox->leave();
+}
+
+void Receiver::bind(std::string_view uri, const BindOptions& options) {
+  if (!mailbox_) throw SetupError(Errc::bad_uri, "bind() on a receiver that was moved from");
+  mailbox_->bind(uri, options);
+}
+
+std::vector<std::string> Receiver::uris() const {
+  return mailbox_ ? mailbox_->uris() : std::vector<std::string>{};
+}
+
+Message Receiver::recv_until(Duration timeout) noexcept {
+  if (mailbox_) return drain_->kept ? std::move(drain_->kept) : mailbox_->receive(*drain_, timeout);
+  Message none;
+  none.status_ = RecvStatus::closed;
+  return none;
+}
+
+Message Receiver::recv() noexcept { return recv_until(kForever); }
+Message Receiver::try_recv() noexcept { return recv_until(Duration::zero()); }
+
+Message Receiver::recv_for(Duration timeout) noexcept {
+  auto message = recv_until(timeout);
+  if (message.status_ == RecvStatus::empty) message.status_ = RecvStatus::timed_out;
+  return message;
+}
+
+Received Receiver::recv_into(std::span<std::byte> buffer, Duration timeout) noexcept {
+  if (!mailbox_) return {RecvStatus::closed, 0, 0};
+  auto message = recv_for(timeout);
+  if (!message) return {message.status(), 0, message.source()};
+  const Received received{RecvStatus::received, message.data().size(), message.source()};
+  if (received.size > buffer.size()) {
+    drain_->kept = std::move(message);
+    return {RecvStatus::too_small, received.size, received.source};
+  }
+  if (received.size != 0) std::memcpy(buffer.data(), message.data().data(), received.size);
+  return received;
+}
+
+void Receiver::close() noexcept {
+  if (mailbox_) mailbox_->close();
+}
+
+Receiver Receiver::clone() const {
+  if (!mailbox_) throw SetupError(Errc::bad_uri, "clone() of a receiver that was moved from");
+  if (!mailbox_->here())
+    throw SetupError(Errc::forked, "this receiver belongs to the parent process: bind anew in the child");
+  return Receiver(mailbox_);
+}
+
+ReceiverStats Receiver::stats() const { return mailbox_ ? mailbox_->stats() : ReceiverStats{}; }
+
+Receiver bind(std::string_view uri, const BindOptions& options) {
+  Receiver receiver(std::make_shared<Mailbox>());
+  receiver.bind(uri, options);
+  return receiver;
+}
+
+}  // namespace penstock::inline v1

@@ -1,0 +1,154 @@
+// The receiving end of a channel.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "penstock/channel/options.hpp"
+#include "penstock/channel/stats.hpp"
+
+namespace penstock::inline v1 {
+
+class Inlet;
+class Mailbox;
+struct Drain;
+
+enum class [[nodiscard]] RecvStatus : std::uint8_t {
+  received,
+  empty,       ///< try_recv: nothing now
+  timed_out,   ///< recv_for: nothing in time
+  closed,      ///< every sender that was there has closed, and all their messages were received
+  peer_lost,   ///< one sender is gone without a good-bye: source() and loss() say who and how far.
+               ///< Reported once a sender, after its last whole message; others go on
+  too_small,   ///< recv_into: the buffer cannot hold the message, which stays for the next call
+  view_limit,  ///< kMaxViews messages of one sender are held and not released
+  forked,      ///< this handle belongs to the parent process
+};
+[[nodiscard]] const char* to_string(RecvStatus status) noexcept;
+
+/// How a lost sender ended.
+struct Loss {
+  Progress progress;   ///< consumed is exact; accepted and delivered are lower bounds
+  std::string reason;  ///< for a person
+};
+
+/// Messages of one sender that may be held unreleased at a time.
+inline constexpr std::size_t kMaxViews = 256;
+
+/// A received message, read in place from the ring, or why there is none. Destroying or releasing
+/// it gives the ring space back to the sender; messages may be released in any order and may
+/// outlive the Receiver. Not thread-safe, but may be moved to another thread.
+class Message {
+ public:
+  Message() = default;
+  Message(Message&& other) noexcept { swap(other); }
+  Message& operator=(Message&& other) noexcept {
+    Message(std::move(other)).swap(*this);
+    return *this;
+  }
+  Message(const Message&) = delete;
+  Message& operator=(const Message&) = delete;
+  ~Message() { release(); }
+
+  [[nodiscard]] RecvStatus status() const noexcept { return status_; }
+  explicit operator bool() const noexcept { return status_ == RecvStatus::received; }
+  /// At a multiple of 16 bytes; valid until release(). A remote peer that misbehaves can change
+  /// these bytes at any time: decode from a copy where it is not trusted.
+  [[nodiscard]] std::span<const std::byte> data() const noexcept { return {data_, size_}; }
+  [[nodiscard]] std::string_view text() const noexcept {
+    return {reinterpret_cast<const char*>(data_), size_};
+  }
+  /// The sender it came from (also set for peer_lost).
+  [[nodiscard]] SourceId source() const noexcept { return source_; }
+  /// For peer_lost.
+  [[nodiscard]] const Loss* loss() const noexcept { return loss_.get(); }
+  /// data() is empty afterwards.
+  void release() noexcept;
+
+ private:
+  friend class Mailbox;
+  friend class Receiver;
+  friend class Inlet;
+  void swap(Message& other) noexcept {
+    std::swap(inlet_, other.inlet_);
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    std::swap(source_, other.source_);
+    std::swap(view_, other.view_);
+    std::swap(status_, other.status_);
+    std::swap(loss_, other.loss_);
+  }
+
+  Inlet* inlet_ = nullptr;  // keeps itself alive while messages are held
+  const std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+  SourceId source_ = 0;
+  std::uint64_t view_ = 0;
+  RecvStatus status_ = RecvStatus::empty;
+  std::unique_ptr<Loss> loss_;
+};
+
+/// What recv_into() did: `size` bytes were copied (or, for too_small, would be needed).
+struct Received {
+  RecvStatus status = RecvStatus::empty;
+  std::size_t size = 0;
+  SourceId source = 0;
+  explicit operator bool() const noexcept { return status == RecvStatus::received; }
+};
+
+/// Receives messages from any number of senders, fairly.
+///
+/// Thread-safety: one thread at a time per Receiver; give each thread a clone(). Clones share the
+/// senders; each message goes to exactly one of them.
+class Receiver {
+ public:
+  Receiver() noexcept;
+  Receiver(Receiver&&) noexcept;
+  Receiver& operator=(Receiver&&) noexcept;
+  Receiver(const Receiver&) = delete;
+  Receiver& operator=(const Receiver&) = delete;
+  /// The last clone to go closes.
+  ~Receiver();
+
+  explicit operator bool() const noexcept { return mailbox_ != nullptr; }
+
+  /// Binds another URI to this receiver. Throws SetupError.
+  void bind(std::string_view uri, const BindOptions& options = {});
+  /// Where it is bound, with the port that was picked where none was given.
+  [[nodiscard]] std::vector<std::string> uris() const;
+
+  [[nodiscard]] Message recv() noexcept;
+  [[nodiscard]] Message try_recv() noexcept;
+  [[nodiscard]] Message recv_for(Duration timeout) noexcept;
+  /// Copies the next message out and releases it. Waits like recv_for.
+  [[nodiscard]] Received recv_into(std::span<std::byte> buffer, Duration timeout = kForever) noexcept;
+
+  /// Turns every sender away: they get `closed`. Messages not received yet are dropped (the senders'
+  /// progress shows how many were consumed). Messages held stay valid.
+  void close() noexcept;
+
+  /// Another receiver of the same channel, for another thread. Throws SetupError{forked}.
+  [[nodiscard]] Receiver clone() const;
+  /// May be called at any time; takes locks, allocates.
+  [[nodiscard]] ReceiverStats stats() const;
+
+ private:
+  friend Receiver bind(std::string_view, const BindOptions&);
+  explicit Receiver(std::shared_ptr<Mailbox> mailbox);
+  [[nodiscard]] Message recv_until(Duration timeout) noexcept;
+  void release() noexcept;
+
+  std::shared_ptr<Mailbox> mailbox_;
+  std::unique_ptr<Drain> drain_;  // this clone's own view of the senders
+};
+
+/// A receiver bound at `uri`. Throws SetupError.
+[[nodiscard]] Receiver bind(std::string_view uri, const BindOptions& options = {});
+
+}  // namespace penstock::inline v1

@@ -1,0 +1,149 @@
+#include "penstock/channel/sender.hpp"
+
+#include <cstring>
+
+#include "penstock/channel/outlet.hpp"
+#include "penstock/channel/settings.hpp"
+#include "penstock/transport/registry.hpp"
+
+namespace penstock::inline v1 {
+
+const char* to_string(SendStatus status) noexcept {
+  switch (status) {
+    case SendStatus::sent: return "sent";
+    case SendStatus::full: return "full";
+    case SendStatus::timed_out: return "timed out";
+    case SendStatus::closed: return "closed";
+    case SendStatus::peer_lost: return "peer lost";
+    case SendStatus::too_large: return "message too large";
+    case SendStatus::forked: return "handle of the parent process";
+  }
+  return "unknown";
+}
+
+const char* to_string(FlushStatus status) noexcept {
+  switch (status) {
+    case FlushStatus::consumed: return "consumed";
+    case FlushStatus::timed_out: return "timed out";
+    case FlushStatus::closed: return "closed";
+    case FlushStatus::peer_lost: return "peer lost";
+    case FlushStatus::forked: return "handle of the parent process";
+  }
+  return "unknown";
+}
+
+const char* to_string(PeerState state) noexcept {
+  switch (state) {
+    case PeerState::connected: return "connected";
+    case PeerState::stalled: return "stalled";
+    case PeerState::closed: return "closed";
+    case PeerState::lost: return "lost";
+  }
+  return "unknown";
+}
+
+Reservation::~Reservation() {
+  if (data_ != nullptr) outlet_->abandon({cursor_, data_, static_cast<std::uint32_t>(size_)});
+}
+
+void Reservation::commit() noexcept {
+  if (data_ == nullptr) return;
+  outlet_->commit({cursor_, std::exchange(data_, nullptr), static_cast<std::uint32_t>(size_)}, *tally_);
+  size_ = 0;
+}
+
+Sender::Sender(std::shared_ptr<Outlet> outlet, Tally* tally) noexcept
+    : outlet_(std::move(outlet)), tally_(tally) {}
+
+Sender::Sender(Sender&& other) noexcept
+    : outlet_(std::move(other.outlet_)), tally_(std::exchange(other.tally_, nullptr)) {}
+
+Sender& Sender::operator=(Sender&& other) noexcept {
+  if (this != &other) {
+    release();
+    outlet_ = std::move(other.outlet_);
+    tally_ = std::exchange(other.tally_, nullptr);
+  }
+  return *this;
+}
+
+Sender::~Sender() { release(); }
+
+void Sender::release() noexcept {
+  if (const auto outlet = std::move(outlet_)) outlet->leave(std::exchange(tally_, nullptr));
+}
+
+SendStatus Sender::send(std::span<const std::byte> message) noexcept {
+  return send_for(message, kForever);
+}
+
+SendStatus Sender::try_send(std::span<const std::byte> message) noexcept {
+  return send_for(message, Duration::zero());
+}
+
+SendStatus Sender::send_for(std::span<const std::byte> message, Duration timeout) noexcept {
+  if (!outlet_) return SendStatus::closed;
+  Claim claim;
+  if (const auto status = outlet_->claim(message.size(), timeout, *tally_, claim);
+      status != SendStatus::sent)
+    return status;
+  if (!message.empty()) std::memcpy(claim.payload, message.data(), message.size());
+  outlet_->commit(claim, *tally_);
+  return SendStatus::sent;
+}
+
+Reservation Sender::reserve_until(std::size_t size, Duration timeout) noexcept {
+  Reservation room;
+  if (!outlet_) return room;
+  Claim claim;
+  room.status_ = outlet_->claim(size, timeout, *tally_, claim);
+  if (room.status_ != SendStatus::sent) return room;
+  room.outlet_ = outlet_.get();
+  room.tally_ = tally_;
+  room.cursor_ = claim.begin;
+  room.data_ = claim.payload;
+  room.size_ = size;
+  return room;
+}
+
+Reservation Sender::reserve(std::size_t size) noexcept { return reserve_until(size, kForever); }
+Reservation Sender::try_reserve(std::size_t size) noexcept {
+  return reserve_until(size, Duration::zero());
+}
+Reservation Sender::reserve_for(std::size_t size, Duration timeout) noexcept {
+  return reserve_until(size, timeout);
+}
+
+FlushStatus Sender::flush(Duration timeout) noexcept {
+  return outlet_ ? outlet_->flush(timeout) : FlushStatus::closed;
+}
+
+FlushStatus Sender::close(Duration timeout) noexcept {
+  return outlet_ ? outlet_->close(timeout) : FlushStatus::closed;
+}
+
+Sender Sender::clone() const {
+  if (!outlet_) throw SetupError(Errc::bad_uri, "clone() of a sender that was moved from");
+  if (!outlet_->here())
+    throw SetupError(Errc::forked, "this sender belongs to the parent process: connect anew in the child");
+  return {outlet_, outlet_->join()};
+}
+
+std::size_t Sender::max_message() const noexcept { return outlet_ ? outlet_->max_message() : 0; }
+
+PeerState Sender::state() const noexcept { return outlet_ ? outlet_->state() : PeerState::closed; }
+
+SenderStats Sender::stats() const { return outlet_ ? outlet_->stats() : SenderStats{}; }
+
+Sender connect(std::string_view text, const ConnectOptions& defaults) {
+  const auto uri = Uri::parse(text);
+  const auto transport = find_transport(uri.scheme);
+  const auto options = connect_settings(uri, *transport, defaults);
+  auto outlet = std::make_shared<Outlet>(
+      transport->connect(uri, options.liveness, deadline_after(options.deadline)), options);
+  outlet->start();
+  auto* tally = outlet->join();
+  return {std::move(outlet), tally};
+}
+
+}  // namespace penstock::inline v1

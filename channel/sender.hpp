@@ -1,0 +1,139 @@
+// The sending end of a channel.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <utility>
+
+#include "penstock/channel/options.hpp"
+#include "penstock/channel/stats.hpp"
+
+namespace penstock::inline v1 {
+
+class Outlet;
+struct Tally;
+
+/// What became of a message. Anything but `sent` means that the message was not taken and is still
+/// the caller's.
+enum class [[nodiscard]] SendStatus : std::uint8_t {
+  sent,       ///< accepted: it will be delivered unless the peer is lost
+  full,       ///< try_send: no room now
+  timed_out,  ///< send_for: no room in time
+  closed,     ///< the receiver is gone, or this sender was closed
+  peer_lost,  ///< the receiver died or the path to it failed; see stats()
+  too_large,  ///< longer than stats().max_message
+  forked,     ///< this handle belongs to the parent process
+};
+[[nodiscard]] const char* to_string(SendStatus status) noexcept;
+
+/// How far everything sent so far has got.
+enum class [[nodiscard]] FlushStatus : std::uint8_t {
+  consumed,   ///< all of it has been handed to the receiving application and released
+  timed_out,  ///< not all of it yet; stats().progress says how far
+  closed,     ///< the receiver closed before it had consumed all
+  peer_lost,
+  forked,
+};
+[[nodiscard]] const char* to_string(FlushStatus status) noexcept;
+
+/// Room for one message in the channel's own memory, to be filled in place. Dropping it gives the
+/// room back. Must not outlive its Sender; not thread-safe.
+class Reservation {
+ public:
+  Reservation() = default;
+  Reservation(Reservation&& other) noexcept { swap(other); }
+  Reservation& operator=(Reservation&& other) noexcept {
+    Reservation(std::move(other)).swap(*this);
+    return *this;
+  }
+  Reservation(const Reservation&) = delete;
+  Reservation& operator=(const Reservation&) = delete;
+  ~Reservation();
+
+  /// sent: the room is there and data() may be filled. Otherwise why there is none.
+  [[nodiscard]] SendStatus status() const noexcept { return status_; }
+  explicit operator bool() const noexcept { return data_ != nullptr; }
+  /// At a multiple of 16 bytes. Contents are unspecified until written.
+  [[nodiscard]] std::span<std::byte> data() const noexcept { return {data_, size_}; }
+  /// Publishes the message. The reservation is empty afterwards.
+  void commit() noexcept;
+
+ private:
+  friend class Sender;
+  void swap(Reservation& other) noexcept {
+    std::swap(outlet_, other.outlet_);
+    std::swap(tally_, other.tally_);
+    std::swap(cursor_, other.cursor_);
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    std::swap(status_, other.status_);
+  }
+
+  Outlet* outlet_ = nullptr;
+  Tally* tally_ = nullptr;
+  std::uint64_t cursor_ = 0;
+  std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+  SendStatus status_ = SendStatus::closed;
+};
+
+/// Sends messages, in order, to one receiver.
+///
+/// Thread-safety: one thread at a time per Sender; give each thread a clone(). Sending allocates
+/// nothing, takes no lock, and makes a system call only to wake or to sleep. No member but connect()
+/// and clone() throws.
+class Sender {
+ public:
+  Sender() = default;
+  Sender(Sender&&) noexcept;
+  Sender& operator=(Sender&&) noexcept;
+  Sender(const Sender&) = delete;
+  Sender& operator=(const Sender&) = delete;
+  /// The last clone to go says good-bye to the receiver and waits, for at most the linger time, until
+  /// everything sent is in the receiver's memory.
+  ~Sender();
+
+  explicit operator bool() const noexcept { return outlet_ != nullptr; }
+
+  /// Waits until there is room. Each copies `message` (0 to max_message() bytes) into the channel.
+  SendStatus send(std::span<const std::byte> message) noexcept;
+  SendStatus try_send(std::span<const std::byte> message) noexcept;
+  SendStatus send_for(std::span<const std::byte> message, Duration timeout) noexcept;
+
+  /// Room for `size` bytes in place: reserve waits, try_reserve does not.
+  [[nodiscard]] Reservation reserve(std::size_t size) noexcept;
+  [[nodiscard]] Reservation try_reserve(std::size_t size) noexcept;
+  [[nodiscard]] Reservation reserve_for(std::size_t size, Duration timeout) noexcept;
+
+  /// Waits until the receiver has consumed everything that this channel's senders sent before.
+  FlushStatus flush(Duration timeout = kForever) noexcept;
+  /// Says good-bye for all clones (their sends then get `closed`), then as flush().
+  FlushStatus close(Duration timeout = kForever) noexcept;
+
+  /// Another sender into the same ring, for another thread. Throws SetupError{forked} or
+  /// std::bad_alloc. Order holds for each clone on its own.
+  [[nodiscard]] Sender clone() const;
+
+  [[nodiscard]] std::size_t max_message() const noexcept;
+  [[nodiscard]] PeerState state() const noexcept;
+  /// May be called at any time; takes locks, allocates.
+  [[nodiscard]] SenderStats stats() const;
+
+ private:
+  friend Sender connect(std::string_view, const ConnectOptions&);
+  Sender(std::shared_ptr<Outlet> outlet, Tally* tally) noexcept;
+  [[nodiscard]] Reservation reserve_until(std::size_t size, Duration timeout) noexcept;
+  void release() noexcept;
+
+  std::shared_ptr<Outlet> outlet_;
+  Tally* tally_ = nullptr;  // this clone's own counters, owned by the outlet
+};
+
+/// Connects to the receiver bound at `uri`; waits for it until the deadline. Throws SetupError.
+[[nodiscard]] Sender connect(std::string_view uri, const ConnectOptions& options = {});
+
+}  // namespace penstock::inline v1

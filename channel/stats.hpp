@@ -1,0 +1,76 @@
+// What a channel's end can say of itself.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace penstock::inline v1 {
+
+/// The state of a peer as this end sees it.
+enum class PeerState : std::uint8_t {
+  connected,
+  stalled,  ///< silent for a quarter of the liveness deadline: stopped, paused, or cut off
+  closed,   ///< said good-bye; nothing is missing
+  lost,     ///< gone without a good-bye, or the path to it failed
+};
+[[nodiscard]] const char* to_string(PeerState state) noexcept;
+
+/// Names one sender at a receiver; never reused within a process. 0 is no source.
+using SourceId = std::uint64_t;
+
+/// How far messages got. This end's own count is exact; what the peer did is a lower bound.
+/// accepted: taken by send() or commit(); delivered: in the receiver's memory;
+/// consumed: handed to the receiving application and released.
+struct Progress {
+  std::uint64_t accepted = 0;
+  std::uint64_t delivered = 0;
+  std::uint64_t consumed = 0;
+};
+
+/// Work done by a remote path since it was opened; zero for local ones.
+struct PathStats {
+  std::uint64_t posts = 0;
+  std::uint64_t work_requests = 0;
+  std::uint64_t completions = 0;
+  std::uint64_t credit_writes = 0;
+  std::uint64_t immediates = 0;
+  std::uint64_t hot_publishes = 0;
+};
+
+/// One sender and its ring.
+struct SourceStats {
+  SourceId id = 0;
+  PeerState state = PeerState::connected;
+  std::string peer;      ///< "inproc", "pid 4711", "192.0.2.7:40122 pid 4711"
+  std::string path;      ///< the path in words; a lost peer's also says why
+  std::uint64_t capacity = 0;
+  std::uint64_t window = 0;
+  Progress progress;
+  PathStats work;
+};
+
+struct SenderStats {
+  PeerState state = PeerState::connected;
+  std::string peer;
+  std::string path;
+  std::string error;     ///< why the peer was lost; empty otherwise
+  std::uint64_t capacity = 0;
+  std::uint64_t window = 0;
+  std::uint64_t max_message = 0;  ///< bytes
+  Progress progress;
+  std::uint64_t bytes = 0;   ///< payload accepted
+  std::uint64_t stalls = 0;  ///< times a send found no credit
+  std::uint64_t parks = 0;   ///< times a send went to sleep for it
+  PathStats work;
+};
+
+struct ReceiverStats {
+  std::uint64_t messages = 0;  ///< consumed, from all senders there ever were
+  std::uint64_t bytes = 0;     ///< payload consumed
+  std::uint64_t parks = 0;     ///< times recv() went to sleep
+  std::uint64_t refused = 0;   ///< connections turned away: strangers, mismatches
+  std::vector<SourceStats> sources;  ///< senders connected now, and lost ones not yet reported
+};
+
+}  // namespace penstock::inline v1
