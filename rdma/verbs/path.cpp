@@ -1,0 +1,371 @@
+#include "penstock/rdma/verbs/path.hpp"
+
+#include <arpa/inet.h>
+#include <fmt/format.h>
+#include <net/if.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <filesystem>
+#include <system_error>
+
+namespace penstock::inline v1::verbs {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kSoftRoce =
+    "Any Ethernet device can carry RDMA in software: `modprobe rdma_rxe`, then "
+    "`rdma link add rxe0 type rxe netdev eth0` (as root, eth0 being a device with an address)";
+
+/// Names in a directory of sysfs; empty when it is not there.
+std::vector<std::string> names_in(const char* directory) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (fs::directory_iterator it(directory, error), end; !error && it != end; it.increment(error))
+    names.push_back(it->path().filename().string());
+  std::ranges::sort(names);
+  return names;
+}
+
+std::string join(const std::vector<std::string>& parts, std::string_view separator) {
+  return fmt::format("{}", fmt::join(parts, separator));
+}
+
+std::string why_no_devices(int error) {
+  std::vector<std::string> known = names_in("/sys/class/infiniband");
+  if (known.empty())
+    return fmt::format("rdma: there is no RDMA device on this machine{}. {}",
+                       error == 0 ? "" : fmt::format(" ({})", std::strerror(error)), kSoftRoce);
+  return fmt::format(
+      "rdma: the kernel has {} but libibverbs cannot use it: load the module ib_uverbs "
+      "(`modprobe ib_uverbs`) and install the user-space drivers (package ibverbs-providers); in a "
+      "container, pass /dev/infiniband in",
+      join(known, ", "));
+}
+
+std::string why_not_opened(const ibv_device& device, int error) {
+  const char* name = device.name;
+  const std::string file = fmt::format("/dev/infiniband/{}", device.dev_name);
+  // libibverbs looks for the file in several ways and reports the failure of the last.
+  if (::access(file.c_str(), F_OK) == 0 && ::access(file.c_str(), R_OK | W_OK) != 0) error = errno;
+  switch (error) {
+    case EACCES:
+    case EPERM:
+      return fmt::format(
+          "{} may not be opened (no permission for {}): add the user to the group rdma, or let a "
+          "udev rule give the file mode 0666",
+          name, file);
+    case ENOENT:
+    case ENXIO:
+      return fmt::format(
+          "{} has no {}: `modprobe ib_uverbs`, or pass /dev/infiniband into the container", name,
+          file);
+    case EMFILE:
+    case ENFILE:
+      return fmt::format("{} cannot be opened: too many open files, raise `ulimit -n`", name);
+    default:
+      return fmt::format("{} cannot be opened: {}", name, std::strerror(error));
+  }
+}
+
+GidType type_of(std::uint32_t type) noexcept {
+  if (type == IBV_GID_TYPE_ROCE_V2) return GidType::roce_v2;
+  return type == IBV_GID_TYPE_ROCE_V1 ? GidType::roce_v1 : GidType::infiniband;
+}
+
+void add_gids(DeviceFacts& facts) {
+  std::size_t most = 0;
+  for (const PortFacts& p : facts.ports)
+    most += static_cast<std::size_t>(std::max(p.attr.gid_tbl_len, 0));
+  std::vector<ibv_gid_entry> entries(most);
+  const ssize_t count =
+      ::ibv_query_gid_table(facts.device->context(), entries.data(), entries.size(), 0);
+  if (count < 0) {
+    facts.problem = fmt::format("{}: its GIDs cannot be read: {}", facts.name,
+                                std::strerror(static_cast<int>(-count)));
+    return;
+  }
+  entries.resize(static_cast<std::size_t>(count));
+  for (const ibv_gid_entry& e : entries) {
+    const auto port = std::ranges::find(facts.ports, e.port_num, &PortFacts::number);
+    if (port == facts.ports.end()) continue;
+    std::array<char, IF_NAMESIZE> netdev{};
+    if (e.ndev_ifindex != 0) static_cast<void>(::if_indextoname(e.ndev_ifindex, netdev.data()));
+    port->gids.push_back(
+        {.index = e.gid_index, .gid = e.gid, .type = type_of(e.gid_type), .netdev = netdev.data()});
+  }
+}
+
+DeviceFacts look_at(ibv_device* device) {
+  DeviceFacts facts;
+  facts.name = ::ibv_get_device_name(device);
+  try {
+    facts.device = Device::open(device);
+    facts.device->take_events();
+    if (facts.device->lost()) facts.device = Device::open(device);
+  } catch (const std::system_error& e) {
+    facts.problem = why_not_opened(*device, e.code().value());
+    return facts;
+  }
+  ibv_context* context = facts.device->context();
+  if (const int error = ::ibv_query_device(context, &facts.attr); error != 0) {
+    facts.problem = fmt::format("{} does not answer: {}", facts.name, std::strerror(error));
+    return facts;
+  }
+  if (device->transport_type != IBV_TRANSPORT_IB) {
+    facts.problem = fmt::format(
+        "{} is no InfiniBand or RoCE device (iWARP and devices of a cloud's own protocol have no "
+        "reliable connection that this transport can set up)",
+        facts.name);
+    return facts;
+  }
+  for (unsigned number = 1; number <= facts.attr.phys_port_cnt; ++number) {
+    PortFacts port;
+    port.number = static_cast<std::uint8_t>(number);
+    if (::ibv_query_port(context, port.number, &port.attr) == 0)
+      facts.ports.push_back(std::move(port));
+  }
+  add_gids(facts);
+  return facts;
+}
+
+std::uint8_t parse_number(std::string_view key, std::string_view text, unsigned least) {
+  unsigned value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size() || value < least || value > 255)
+    throw SetupError(Errc::bad_uri, fmt::format("rdma: option {}={}: a number from {} to 255 goes "
+                                                "here; `penstock info` shows which there are",
+                                                key, text, least));
+  return static_cast<std::uint8_t>(value);
+}
+
+bool ipv4_mapped(const ibv_gid& gid) noexcept {
+  static constexpr std::array<std::uint8_t, 12> kPrefix = {0, 0, 0, 0, 0,    0,
+                                                           0, 0, 0, 0, 0xff, 0xff};
+  return std::memcmp(gid.raw, kPrefix.data(), kPrefix.size()) == 0;
+}
+bool link_local(const ibv_gid& gid) noexcept {
+  return gid.raw[0] == 0xfe && (gid.raw[1] & 0xc0U) == 0x80;
+}
+bool ethernet(const PortFacts& port) noexcept {
+  return port.attr.link_layer == IBV_LINK_LAYER_ETHERNET;
+}
+
+enum class Rank : std::uint8_t { none, ipv6, infiniband, ipv4, control_address };
+
+Rank rank(const GidEntry& entry, const std::optional<ibv_gid>& local_address) noexcept {
+  if (entry.type != GidType::roce_v2 || entry.netdev.empty()) return Rank::none;
+  if (local_address && same_gid(entry.gid, *local_address)) return Rank::control_address;
+  if (ipv4_mapped(entry.gid)) return Rank::ipv4;
+  return link_local(entry.gid) ? Rank::none : Rank::ipv6;
+}
+
+std::string gid_list(const PortFacts& port) {
+  std::vector<std::string> all;
+  for (const GidEntry& e : port.gids)
+    all.push_back(fmt::format("{}: {} {}{}{}", e.index, gid_text(e.gid), gid_type_text(e.type),
+                              e.netdev.empty() ? "" : " on ", e.netdev));
+  return all.empty() ? "none" : join(all, ", ");
+}
+
+std::string device_list(const Survey& survey) {
+  std::vector<std::string> all;
+  for (const DeviceFacts& d : survey.devices) {
+    std::vector<std::string> ports;
+    for (const PortFacts& p : d.ports) ports.push_back(std::to_string(p.number));
+    all.push_back(ports.empty() ? d.name : fmt::format("{} (port {})", d.name, join(ports, ", ")));
+  }
+  return join(all, ", ");
+}
+
+std::string why_no_gid(const DeviceFacts& device, const PortFacts& port) {
+  const auto with_netdev =
+      std::ranges::find_if(port.gids, [](const GidEntry& e) { return !e.netdev.empty(); });
+  return fmt::format(
+      "no RoCE v2 GID with an IPv4 address on {} port {}: give {} an address, or pass ?gid_index=N "
+      "(GIDs there: {})",
+      device.name, port.number,
+      with_netdev == port.gids.end() ? "its network device" : with_netdev->netdev, gid_list(port));
+}
+
+}  // namespace
+
+Survey survey() {
+  Survey result;
+  int count = 0;
+  const DeviceListPtr list(::ibv_get_device_list(&count));
+  const int error = list ? 0 : errno;
+  for (int i = 0; list && i < count; ++i) result.devices.push_back(look_at(list.get()[i]));
+  if (result.devices.empty()) result.problem = why_no_devices(error);
+  return result;
+}
+
+PathWish PathWish::parse(std::string_view options, std::string_view local_host) {
+  PathWish wish;
+  wish.local_address = gid_of(local_host);
+  while (!options.empty()) {
+    const auto amp = options.find('&');
+    const std::string_view item = options.substr(0, amp);
+    options = amp == std::string_view::npos ? std::string_view{} : options.substr(amp + 1);
+    const auto equals = item.find('=');
+    if (equals == std::string_view::npos) continue;
+    const std::string_view key = item.substr(0, equals);
+    const std::string_view value = item.substr(equals + 1);
+    if (key == "device") {
+      if (value.empty())
+        throw SetupError(Errc::bad_uri,
+                         "rdma: option device= lacks the name of a device; "
+                         "`penstock info` shows which there are");
+      wish.device = value;
+    } else if (key == "port") {
+      wish.port = parse_number(key, value, 1);
+    } else if (key == "gid_index") {
+      wish.gid_index = parse_number(key, value, 0);
+    }
+  }
+  return wish;
+}
+
+const GidEntry* choose_gid(const PortFacts& port, const std::optional<ibv_gid>& local_address) {
+  const GidEntry* best = nullptr;
+  Rank best_rank = Rank::none;
+  for (const GidEntry& entry : port.gids) {
+    const Rank r = rank(entry, local_address);
+    if (r > best_rank) {
+      best = &entry;
+      best_rank = r;
+    }
+  }
+  return best;
+}
+
+std::variant<PathChoice, NoPath> choose_path(const Survey& survey, const PathWish& wish) {
+  if (survey.devices.empty()) return NoPath{.text = survey.problem};
+  std::vector<std::string> reasons;  // why each thing that was looked at did not do
+  bool may_come = false;
+  bool device_there = false;
+  bool port_there = false;
+  PathChoice best;
+  Rank best_rank = Rank::none;
+  for (const DeviceFacts& device : survey.devices) {
+    if (!wish.device.empty() && device.name != wish.device) continue;
+    device_there = true;
+    if (!device.problem.empty()) {
+      reasons.push_back(device.problem);
+      port_there = true;  // its ports are not known
+      continue;
+    }
+    for (const PortFacts& port : device.ports) {
+      if (wish.port && port.number != *wish.port) continue;
+      port_there = true;
+      if (port.attr.state != IBV_PORT_ACTIVE) {
+        may_come = true;
+        reasons.push_back(fmt::format(
+            "{} port {} is {}: bring {} up", device.name, port.number,
+            ::ibv_port_state_str(port.attr.state),
+            ethernet(port) ? "its network device (`ip link set NAME up`)" : "the link"));
+        continue;
+      }
+      const GidEntry* gid = nullptr;
+      Rank r = Rank::none;
+      if (wish.gid_index) {
+        const auto found = std::ranges::find(port.gids, *wish.gid_index, &GidEntry::index);
+        if (found == port.gids.end()) {
+          may_come = true;
+          reasons.push_back(fmt::format("{} port {} has no GID {} (GIDs there: {})", device.name,
+                                        port.number, *wish.gid_index, gid_list(port)));
+          continue;
+        }
+        gid = &*found;
+        r = Rank::control_address;
+      } else if (ethernet(port)) {
+        gid = choose_gid(port, wish.local_address);
+        if (gid == nullptr) {
+          may_come = true;
+          reasons.push_back(why_no_gid(device, port));
+          continue;
+        }
+        r = rank(*gid, wish.local_address);
+      } else {
+        if (!port.gids.empty()) gid = &port.gids.front();
+        r = Rank::infiniband;
+      }
+      if (r > best_rank) {
+        best = {.device = &device, .port = &port, .gid = gid};
+        best_rank = r;
+      }
+    }
+  }
+  if (best_rank != Rank::none) return best;
+  if (!device_there)
+    return NoPath{.code = Errc::bad_uri,
+                  .text = fmt::format("rdma: there is no device '{}'; there is {}", wish.device,
+                                      device_list(survey))};
+  if (!port_there)
+    return NoPath{
+        .code = Errc::bad_uri,
+        .text = fmt::format("rdma: there is no port {}{}; there is {}", *wish.port,
+                            wish.device.empty() ? "" : " on " + wish.device, device_list(survey))};
+  return NoPath{.text = fmt::format("rdma: {}", join(reasons, "; ")), .may_come = may_come};
+}
+
+std::optional<ibv_gid> gid_of(std::string_view address) {
+  const std::string text(address.substr(0, address.find('%')));  // without an IPv6 scope
+  ibv_gid gid{};
+  if (::inet_pton(AF_INET, text.c_str(), gid.raw + 12) == 1) {
+    gid.raw[10] = gid.raw[11] = 0xff;
+    return gid;
+  }
+  if (::inet_pton(AF_INET6, text.c_str(), gid.raw) == 1) return gid;
+  return std::nullopt;
+}
+
+std::string gid_text(const ibv_gid& gid) {
+  std::array<char, INET6_ADDRSTRLEN> text{};
+  const bool v4 = ipv4_mapped(gid);
+  const char* result =
+      ::inet_ntop(v4 ? AF_INET : AF_INET6, v4 ? gid.raw + 12 : gid.raw, text.data(), text.size());
+  return result != nullptr ? result : "?";
+}
+
+bool same_gid(const ibv_gid& a, const ibv_gid& b) noexcept {
+  return std::memcmp(a.raw, b.raw, sizeof a.raw) == 0;
+}
+
+bool empty_gid(const ibv_gid& gid) noexcept {
+  return std::ranges::all_of(gid.raw, [](std::uint8_t byte) { return byte == 0; });
+}
+
+std::string_view link_layer_text(std::uint8_t link_layer) noexcept {
+  switch (link_layer) {
+    case IBV_LINK_LAYER_INFINIBAND:
+      return "InfiniBand";
+    case IBV_LINK_LAYER_ETHERNET:
+      return "Ethernet";
+    default:
+      return "unspecified";
+  }
+}
+
+std::string_view gid_type_text(GidType type) noexcept {
+  switch (type) {
+    case GidType::roce_v1:
+      return "RoCE v1";
+    case GidType::roce_v2:
+      return "RoCE v2";
+    case GidType::infiniband:
+      break;
+  }
+  return "InfiniBand";
+}
+
+std::uint32_t mtu_bytes(unsigned mtu) noexcept {
+  return mtu >= IBV_MTU_256 && mtu <= IBV_MTU_4096 ? 128U << mtu : 0;
+}
+
+}  // namespace penstock::inline v1::verbs

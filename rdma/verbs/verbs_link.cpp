@@ -1,0 +1,655 @@
+#include "penstock/rdma/verbs/verbs_link.hpp"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <net/if.h>
+#include <sys/epoll.h>
+#include <sys/random.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <new>
+#include <utility>
+
+#include "penstock/rdma/verbs/failure.hpp"
+#include "penstock/transport/error.hpp"
+
+namespace penstock::inline v1::verbs {
+namespace {
+
+constexpr int kBatch = 16;                  // completions taken from a queue at a time
+constexpr unsigned kAcknowledgeAfter = 64;  // each acknowledgement takes a lock
+constexpr std::uint32_t kIdlePollsPerLook = 1024;
+constexpr std::uint32_t kReceivesPromised = kReceives / 2;
+
+// Of the reliable connection, in the InfiniBand specification's encodings. An unanswered write is
+// repeated six times, 268 ms apart (some devices take up to four times that): long enough for an
+// overloaded host, and over before the control connection's silence counts as a loss. Of seven
+// retries rdma_rxe never makes an end.
+constexpr std::uint8_t kAckTimeout = 16;
+constexpr std::uint8_t kRetries = 6;
+constexpr std::uint8_t kRnrTimer = 12;   // 0.64 ms
+constexpr std::uint8_t kRnrRetries = 6;  // 7 would be for ever
+constexpr std::uint8_t kHopLimit = 64;
+
+/// Devices that place the writes of one queue pair in memory in the order in which they were
+/// posted, though the specification promises that only for what a completion has confirmed. They
+/// are told by vendor, as device names are the administrator's. A device that is not listed gets
+/// the slower protocol, in which an immediate proves what came before it.
+bool places_writes_in_order(std::uint32_t vendor) noexcept {
+  switch (vendor) {
+    case 0x02c9:    // NVIDIA (Mellanox): mlx4, mlx5
+    case 0x14e4:    // Broadcom: bnxt_re
+    case 0x1ded:    // Alibaba: erdma
+    case 0x8086:    // Intel: irdma
+    case 0xffffff:  // rdma_rxe: one task copies packet after packet
+      return true;
+    default:
+      return false;
+  }
+}
+
+[[noreturn]] void refuse(Errc code, const std::string& text) {
+  throw SetupError(code, "rdma: " + text);
+}
+
+Errc code_of(int error) noexcept {
+  switch (error) {
+    case ENOMEM:
+    case EMFILE:
+    case ENFILE:
+    case ENOSPC:
+      return Errc::resource_limit;
+    default:
+      return Errc::system;
+  }
+}
+
+std::uint32_t random_psn() {
+  std::uint32_t value = 0;
+  if (::getrandom(&value, sizeof value, 0) != sizeof value) throw_errno("rdma: getrandom", errno);
+  return value & 0xff'ffffU;
+}
+
+std::uint32_t at_most(std::uint32_t value, int limit) noexcept {
+  return limit > 0 ? std::min(value, static_cast<std::uint32_t>(limit)) : value;
+}
+
+}  // namespace
+
+VerbsLink::VerbsLink(const PathChoice& path, std::vector<LinkRegion> regions,
+                     const QueuePairWish& wish)
+    : device_(path.device->device),
+      port_(*path.port),
+      vendor_(path.device->attr.vendor_id),
+      regions_(std::move(regions)),
+      first_psn_(random_psn()),
+      depth_(at_most(wish.send_requests, path.device->attr.max_qp_wr)),
+      packet_(mtu_bytes(path.port->attr.active_mtu)) {
+  if (path.gid != nullptr) gid_ = *path.gid;
+  domain_.reset(::ibv_alloc_pd(device_->context()));
+  if (!domain_)
+    refuse(code_of(errno), fmt::format("cannot make a protection domain on {}: {}", device_->name(),
+                                       std::strerror(errno)));
+  channel_.reset(::ibv_create_comp_channel(device_->context()));
+  if (!channel_)
+    refuse(code_of(errno), fmt::format("cannot make a completion channel on {}: {}",
+                                       device_->name(), std::strerror(errno)));
+  // A failed queue pair completes every request, those not signalled too.
+  sends_ = make_queue(at_most(depth_ + 1, path.device->attr.max_cqe));
+  receives_ = make_queue(at_most(kReceives + 1, path.device->attr.max_cqe));
+  register_regions();
+  choose_pkey();
+  make_queue_pair(wish);
+  chain_receives();
+  if (const int error = post_receives(kReceives); error != 0)
+    refuse(code_of(error),
+           fmt::format("cannot post receives on {}: {}", device_->name(), std::strerror(error)));
+  unfinished_.resize(depth_);
+  room_ = depth_;
+  watch_descriptors();
+}
+
+VerbsLink::~VerbsLink() {
+  if (!device_->ours()) {
+    abandon();
+    return;
+  }
+  device_->unwatch(watch_);
+  queue_pair_.reset();
+  for (Queue* q : {&sends_, &receives_})
+    ::ibv_ack_cq_events(q->queue.get(), std::exchange(q->unacknowledged, 0));
+}
+
+/// In a child after fork(): the objects are the parent's, and destroying them would take them away
+/// from it.
+void VerbsLink::abandon() noexcept {
+  static_cast<void>(queue_pair_.release());
+  static_cast<void>(staging_registered_.release());
+  for (RegionPtr& r : registered_) static_cast<void>(r.release());
+  static_cast<void>(receives_.queue.release());
+  static_cast<void>(sends_.queue.release());
+  static_cast<void>(channel_.release());
+  static_cast<void>(domain_.release());
+}
+
+VerbsLink::Queue VerbsLink::make_queue(std::uint32_t entries) {
+  Queue made;
+  made.queue.reset(
+      ::ibv_create_cq(device_->context(), static_cast<int>(entries), nullptr, channel_.get(), 0));
+  if (!made.queue)
+    refuse(code_of(errno), fmt::format("cannot make a completion queue of {} entries on {}: {}",
+                                       entries, device_->name(), std::strerror(errno)));
+  return made;
+}
+
+void VerbsLink::register_regions() {
+  const auto exposed = std::ranges::count_if(regions_, &LinkRegion::remote_write);
+  if (static_cast<std::size_t>(exposed) > kMaxRegions)
+    refuse(Errc::resource_limit,
+           fmt::format("a link exposes at most {} memory regions, not {}", kMaxRegions, exposed));
+  std::size_t all_bytes = 0;
+  for (const LinkRegion& r : regions_) all_bytes += r.length;
+  for (const LinkRegion& r : regions_) {
+    const int access = IBV_ACCESS_LOCAL_WRITE | (r.remote_write ? IBV_ACCESS_REMOTE_WRITE : 0);
+    RegionPtr region(::ibv_reg_mr(domain_.get(), r.base, r.length, static_cast<unsigned>(access)));
+    if (!region)
+      throw SetupError(code_of(errno),
+                       registration_text(device_->name(), r.length, all_bytes, errno));
+    registered_.push_back(std::move(region));
+  }
+}
+
+void VerbsLink::choose_pkey() {
+  const int count = std::max<int>(port_.attr.pkey_tbl_len, 1);
+  for (int i = 0; i < count; ++i) {
+    __be16 value = 0;
+    if (::ibv_query_pkey(device_->context(), port_.number, i, &value) != 0) continue;
+    pkey_index_ = static_cast<std::uint16_t>(i);
+    pkey_ = ntohs(value);
+    if ((pkey_ & 0x8000U) != 0) return;  // full membership: may talk to everyone in the partition
+  }
+}
+
+void VerbsLink::make_queue_pair(const QueuePairWish& wish) {
+  ibv_qp_init_attr attributes{};
+  int error = EINVAL;
+  // Devices refuse to make a queue pair with more inline data than they can carry.
+  for (const std::uint32_t inline_bytes : {wish.inline_bytes, kMaxCopied, 0U}) {
+    if (inline_bytes > wish.inline_bytes) continue;
+    attributes = {};
+    attributes.send_cq = sends_.queue.get();
+    attributes.recv_cq = receives_.queue.get();
+    attributes.qp_type = IBV_QPT_RC;
+    attributes.cap = {.max_send_wr = depth_,
+                      .max_recv_wr = kReceives,
+                      .max_send_sge = 1,
+                      .max_recv_sge = 1,
+                      .max_inline_data = inline_bytes};
+    queue_pair_.reset(::ibv_create_qp(domain_.get(), &attributes));
+    if (queue_pair_) break;
+    error = errno;
+  }
+  if (!queue_pair_)
+    refuse(error == EINVAL ? Errc::transport_unavailable : code_of(error),
+           fmt::format("cannot make a queue pair with {} send and {} receive requests on {}: {}",
+                       depth_, kReceives, device_->name(), std::strerror(error)));
+  inline_bytes_ = attributes.cap.max_inline_data;
+
+  if (inline_bytes_ < kMaxCopied) {
+    staging_.resize(std::size_t{depth_} * kMaxCopied);
+    staging_registered_.reset(
+        ::ibv_reg_mr(domain_.get(), staging_.data(), staging_.size(), IBV_ACCESS_LOCAL_WRITE));
+    if (!staging_registered_)
+      throw SetupError(code_of(errno),
+                       registration_text(device_->name(), staging_.size(), staging_.size(), errno));
+  }
+
+  ibv_qp_attr state{};
+  state.qp_state = IBV_QPS_INIT;
+  state.pkey_index = pkey_index_;
+  state.port_num = port_.number;
+  state.qp_access_flags = IBV_ACCESS_REMOTE_WRITE;
+  change_state(state, IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS, "INIT");
+}
+
+void VerbsLink::change_state(ibv_qp_attr& attributes, int mask, std::string_view state) {
+  if (const int error = ::ibv_modify_qp(queue_pair_.get(), &attributes, mask | IBV_QP_STATE);
+      error != 0)
+    refuse(code_of(error), fmt::format("queue pair {:#x} on {} does not go to {}: {}",
+                                       queue_pair_->qp_num, where(), state, std::strerror(error)));
+}
+
+void VerbsLink::chain_receives() noexcept {
+  for (std::size_t i = 0; i + 1 < receive_chain_.size(); ++i)
+    receive_chain_[i].next = &receive_chain_[i + 1];
+}
+
+void VerbsLink::watch_descriptors() {
+  events_fd_ = Fd(::epoll_create1(EPOLL_CLOEXEC));
+  const auto add = [&](int fd, std::uint32_t events) {
+    epoll_event event{};
+    event.events = events;
+    event.data.fd = fd;
+    if (::epoll_ctl(events_fd_.get(), EPOLL_CTL_ADD, fd, &event) != 0)
+      refuse(code_of(errno),
+             fmt::format("cannot watch {} for events: {}", device_->name(), std::strerror(errno)));
+  };
+  const int flags = ::fcntl(channel_->fd, F_GETFL);
+  if (!events_fd_ || flags < 0 || ::fcntl(channel_->fd, F_SETFL, flags | O_NONBLOCK) != 0)
+    refuse(code_of(errno),
+           fmt::format("cannot make an event descriptor: {}", std::strerror(errno)));
+  add(channel_->fd, EPOLLIN);
+  add(device_->async_fd(), EPOLLIN);
+  add(device_->news_fd(), EPOLLIN | EPOLLET);  // never read: an edge for each link
+  seen_generation_ = device_->generation();
+  watch_.queue_pair = queue_pair_.get();
+  watch_.send_queue = sends_.queue.get();
+  watch_.receive_queue = receives_.queue.get();
+  device_->watch(watch_);
+}
+
+std::vector<std::byte> VerbsLink::describe() const {
+  Description d{.link_layer = port_.attr.link_layer,
+                .mtu = static_cast<std::uint8_t>(port_.attr.active_mtu),
+                .traffic_class = 0,
+                .service_level = 0,
+                .lid = port_.attr.lid,
+                .pkey_index = pkey_index_,
+                .pkey = pkey_,
+                .queue_pair = queue_pair_->qp_num,
+                .first_psn = first_psn_,
+                .gid = gid_ ? gid_->gid : ibv_gid{},
+                .regions = {}};
+  for (std::size_t i = 0; i < regions_.size(); ++i)
+    if (regions_[i].remote_write)
+      d.regions.push_back({.address = reinterpret_cast<std::uint64_t>(regions_[i].base),
+                           .length = regions_[i].length,
+                           .key = registered_[i]->rkey});
+  return encode(d);
+}
+
+void VerbsLink::connect(std::span<const std::byte> peer) {
+  if (peer_) refuse(Errc::system, "connect() was called twice on one link");
+  Description d = decode(peer);
+  const auto cannot = [&](std::string_view why) {
+    refuse(Errc::unreachable, fmt::format("{} cannot reach {}, queue pair {:#x}: {}", where(),
+                                          gid_text(d.gid), d.queue_pair, why));
+  };
+  const bool ethernet = port_.attr.link_layer == IBV_LINK_LAYER_ETHERNET;
+  if (d.link_layer != port_.attr.link_layer)
+    cannot(
+        fmt::format("its port is {}, this one {}: choose ports of one network with "
+                    "?device=, ?port= or ?gid_index=",
+                    link_layer_text(d.link_layer), link_layer_text(port_.attr.link_layer)));
+  if ((d.pkey & 0x7fffU) != (pkey_ & 0x7fffU))
+    cannot(fmt::format("it is in partition {:#x}, this one in {:#x}", d.pkey, pkey_));
+  if (ethernet && gid_of(gid_text(d.gid)).has_value() &&
+      (gid_text(d.gid).find(':') == std::string::npos) !=
+          (gid_text(gid_->gid).find(':') == std::string::npos))
+    cannot("one end has an IPv4 and the other an IPv6 address: choose with ?gid_index=");
+
+  const bool global = ethernet || d.lid == 0 || (port_.attr.flags & IBV_QPF_GRH_REQUIRED) != 0;
+  if (global && (!gid_ || empty_gid(d.gid))) cannot("one of the two has no GID");
+  const auto mtu = std::min<unsigned>(d.mtu, port_.attr.active_mtu);
+  ibv_qp_attr a{};
+  a.qp_state = IBV_QPS_RTR;
+  a.path_mtu = static_cast<ibv_mtu>(mtu);
+  a.dest_qp_num = d.queue_pair;
+  a.rq_psn = d.first_psn;
+  a.max_dest_rd_atomic = 0;  // nobody reads here
+  a.min_rnr_timer = kRnrTimer;
+  a.ah_attr.dlid = d.lid;
+  a.ah_attr.sl = d.service_level;
+  a.ah_attr.port_num = port_.number;
+  if (global) {
+    a.ah_attr.is_global = 1;
+    a.ah_attr.grh.dgid = d.gid;
+    a.ah_attr.grh.sgid_index = static_cast<std::uint8_t>(gid_->index);
+    a.ah_attr.grh.hop_limit = kHopLimit;
+    a.ah_attr.grh.traffic_class = d.traffic_class;
+  }
+  if (const int error =
+          ::ibv_modify_qp(queue_pair_.get(), &a,
+                          IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN |
+                              IBV_QP_RQ_PSN | IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER);
+      error != 0)
+    cannot(
+        fmt::format("{}: check the route between the two addresses, or choose others with "
+                    "?device= or ?gid_index=",
+                    std::strerror(error)));
+  a = {};
+  a.qp_state = IBV_QPS_RTS;
+  a.timeout = kAckTimeout;
+  a.retry_cnt = kRetries;
+  a.rnr_retry = kRnrRetries;
+  a.sq_psn = first_psn_;
+  a.max_rd_atomic = 0;
+  change_state(a,
+               IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_SQ_PSN |
+                   IBV_QP_MAX_QP_RD_ATOMIC,
+               "RTS");
+  packet_ = mtu_bytes(mtu);
+  peer_ = std::move(d);
+}
+
+LinkLimits VerbsLink::limits() const noexcept {
+  return {.max_writes = std::min(kMaxWritesPerPost, depth_ - 1),
+          .max_write = port_.attr.max_msg_sz,
+          .packet = packet_,
+          .receives = kReceivesPromised,
+          .ordered_writes = places_writes_in_order(vendor_)};
+}
+
+const ibv_mr* VerbsLink::registration_of(const RemoteWrite& write) const noexcept {
+  const auto from = reinterpret_cast<std::uintptr_t>(write.source);
+  for (std::size_t i = 0; i < regions_.size(); ++i) {
+    const auto base = reinterpret_cast<std::uintptr_t>(regions_[i].base);
+    if (from >= base && from - base <= regions_[i].length &&
+        write.length <= regions_[i].length - (from - base))
+      return registered_[i].get();
+  }
+  return nullptr;
+}
+
+bool VerbsLink::allowed(const RemoteWrite& write) const noexcept {
+  if (write.region >= peer_->regions.size()) return false;
+  const std::uint64_t length = peer_->regions[write.region].length;
+  if (write.offset > length || write.length > length - write.offset) return false;
+  if (write.length > port_.attr.max_msg_sz) return false;
+  return write.copied ? write.length <= kMaxCopied : registration_of(write) != nullptr;
+}
+
+void VerbsLink::fill(ibv_send_wr& request, ibv_sge& piece, const RemoteWrite& write,
+                     std::uint64_t position) noexcept {
+  const ExposedRegion& target = peer_->regions[write.region];
+  request.opcode = IBV_WR_RDMA_WRITE;
+  request.wr.rdma = {.remote_addr = target.address + write.offset, .rkey = target.key};
+  piece = {
+      .addr = reinterpret_cast<std::uint64_t>(write.source), .length = write.length, .lkey = 0};
+  if (write.length <= inline_bytes_) {
+    request.send_flags = IBV_SEND_INLINE;
+  } else if (write.copied) {
+    std::byte* slot = staging_.data() + (position % depth_) * kMaxCopied;
+    std::memcpy(slot, write.source, write.length);
+    piece.addr = reinterpret_cast<std::uint64_t>(slot);
+    piece.lkey = staging_registered_->lkey;
+  } else {
+    piece.lkey = registration_of(write)->lkey;
+  }
+  request.sg_list = &piece;
+  request.num_sge = write.length == 0 ? 0 : 1;
+}
+
+PostStatus VerbsLink::post(std::span<const RemoteWrite> writes,
+                           std::optional<std::uint32_t> immediate, std::uint64_t cookie) noexcept {
+  if (failed_) return PostStatus::failed;
+  if (!peer_ || writes.size() > limits().max_writes || (writes.empty() && !immediate) ||
+      !std::ranges::all_of(writes, [&](const RemoteWrite& w) { return allowed(w); })) {
+    fail([&] {
+      return fmt::format(
+          "rdma: a write to {} ({}) was refused before it left: it lies outside the "
+          "memory that the two ends described",
+          peer_text(), where());
+    });
+    return PostStatus::failed;
+  }
+  const auto count = static_cast<std::uint32_t>(std::max<std::size_t>(writes.size(), 1));
+  if (count > room_) return PostStatus::no_room;
+
+  std::array<ibv_send_wr, kMaxWritesPerPost> requests;
+  std::array<ibv_sge, kMaxWritesPerPost> pieces;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    requests[i] = {};
+    if (i > 0) requests[i - 1].next = &requests[i];
+    if (!writes.empty()) fill(requests[i], pieces[i], writes[i], position_ + i);
+  }
+  ibv_send_wr& last = requests[count - 1];
+  last.wr_id = cookie;
+  last.send_flags |= IBV_SEND_SIGNALED;
+  if (immediate) {
+    last.opcode = IBV_WR_RDMA_WRITE_WITH_IMM;
+    last.imm_data = htonl(*immediate);
+  }
+  ibv_send_wr* refused = nullptr;
+  if (const int error = ::ibv_post_send(queue_pair_.get(), requests.data(), &refused); error != 0) {
+    fail_call("ibv_post_send", error);
+    return PostStatus::failed;
+  }
+  unfinished_[next_unfinished_++ % depth_] = {.cookie = cookie, .requests = count};
+  room_ -= count;
+  position_ += count;
+  ++counters_.posts;
+  counters_.work_requests += count;
+  if (immediate) ++counters_.immediates;
+  return PostStatus::posted;
+}
+
+std::optional<std::uint64_t> VerbsLink::poll_sends() noexcept {
+  std::optional<std::uint64_t> finished;
+  std::array<ibv_wc, kBatch> completions;
+  int count = kBatch;
+  while (count == kBatch && !failed_) {
+    count = ::ibv_poll_cq(sends_.queue.get(), kBatch, completions.data());
+    if (count < 0) {
+      fail_call("ibv_poll_cq", -count);
+      break;
+    }
+    counters_.completions += static_cast<std::uint64_t>(count);
+    for (int i = 0; i < count; ++i) {
+      const ibv_wc& completion = completions[static_cast<std::size_t>(i)];
+      if (completion.status != IBV_WC_SUCCESS) {
+        fail_completion("write to", completion);
+        break;  // what follows was flushed for the same cause
+      }
+      if (first_unfinished_ == next_unfinished_) {
+        fail(
+            [&] { return fmt::format("rdma: {} completed a write that was not posted", where()); });
+        break;
+      }
+      room_ += unfinished_[first_unfinished_++ % depth_].requests;
+      finished = completion.wr_id;
+    }
+  }
+  return finished;
+}
+
+std::size_t VerbsLink::poll_receives(std::span<LinkEvent> events) noexcept {
+  std::array<ibv_wc, kBatch> completions;
+  const int wanted = static_cast<int>(std::min<std::size_t>(events.size(), kBatch));
+  if (wanted == 0) return 0;
+  const int count = ::ibv_poll_cq(receives_.queue.get(), wanted, completions.data());
+  if (count < 0) {
+    fail_call("ibv_poll_cq", -count);
+    return 0;
+  }
+  counters_.completions += static_cast<std::uint64_t>(count);
+  std::size_t taken = 0;
+  for (; taken < static_cast<std::size_t>(count); ++taken) {
+    const ibv_wc& completion = completions[taken];
+    if (completion.status != IBV_WC_SUCCESS) {
+      // A flushed receive is seldom the cause: that is in the send queue, or an event.
+      static_cast<void>(poll_sends());
+      device_->take_events();
+      look_at_device();
+      fail_completion("receive from", completion);
+      return taken;
+    }
+    events[taken] = {.kind = LinkEvent::Kind::immediate, .value = ntohl(completion.imm_data)};
+  }
+  if (taken > 0)
+    if (const int error = post_receives(static_cast<std::uint32_t>(taken)); error != 0)
+      fail_call("ibv_post_recv", error);
+  return taken;
+}
+
+int VerbsLink::post_receives(std::uint32_t count) noexcept {
+  // The chain is cut after `count` for the call: every receive is alike.
+  ibv_recv_wr* const rest = std::exchange(receive_chain_[count - 1].next, nullptr);
+  ibv_recv_wr* refused = nullptr;
+  const int error = ::ibv_post_recv(queue_pair_.get(), receive_chain_.data(), &refused);
+  receive_chain_[count - 1].next = rest;
+  return error;
+}
+
+std::size_t VerbsLink::poll(std::span<LinkEvent> events) noexcept {
+  if (events.empty() || failure_reported_) return 0;
+  std::size_t count = 0;
+  if (!failed_) {
+    if (const auto finished = poll_sends())
+      events[count++] = {.kind = LinkEvent::Kind::completed, .value = *finished};
+    if (!failed_) count += poll_receives(events.subspan(count));
+    // Whoever sleeps is woken by the device's events; whoever spins looks for them now and then.
+    if (count == 0 && ++idle_polls_ % kIdlePollsPerLook == 0) device_->take_events();
+    look_at_device();
+  }
+  if (failed_ && count < events.size()) {
+    failure_reported_ = true;
+    events[count++] = {.kind = LinkEvent::Kind::failed, .value = 0};
+  }
+  return count;
+}
+
+void VerbsLink::look_at_device() noexcept {
+  const std::uint32_t generation = device_->generation();
+  if (generation == seen_generation_) return;
+  seen_generation_ = generation;
+  if (device_->lost()) {
+    fail([&] {
+      return fmt::format(
+          "rdma: {} was removed or failed as a whole, and with it the link to {} "
+          "({}); see the kernel's log (dmesg)",
+          device_->name(), peer_text(), where());
+    });
+    return;
+  }
+  if (const int event = watch_.event.load(std::memory_order_relaxed); event >= 0) {
+    const auto type = static_cast<ibv_event_type>(event);
+    fail([&] {
+      return fmt::format("rdma: the link to {} failed on {}, {}: {}: {}", peer_text(), where(),
+                         queue_pairs(), ::ibv_event_type_str(type), event_cause(type));
+    });
+    return;
+  }
+  if (gid_ && !gid_->netdev.empty() && ::if_nametoindex(gid_->netdev.c_str()) == 0)
+    fail([&] {
+      return fmt::format(
+          "rdma: the network device {} was removed under {}, and with it the link "
+          "to {}",
+          gid_->netdev, where(), peer_text());
+    });
+}
+
+void VerbsLink::arm(bool completions, bool immediates) noexcept {
+  if (completions) arm(sends_);
+  if (immediates) arm(receives_);
+}
+
+void VerbsLink::arm(Queue& queue) noexcept {
+  // A notification that was asked for and not taken is still to come, or there to be read.
+  if (queue.armed) return;
+  if (const int error = ::ibv_req_notify_cq(queue.queue.get(), 0); error != 0)
+    fail_call("ibv_req_notify_cq", error);
+  else
+    queue.armed = true;
+}
+
+void VerbsLink::disarm() noexcept {
+  std::array<epoll_event, 3> ready;
+  const int count = ::epoll_wait(events_fd_.get(), ready.data(), ready.size(), 0);
+  for (int i = 0; i < count; ++i) {
+    const int fd = ready[static_cast<std::size_t>(i)].data.fd;
+    if (fd == device_->async_fd()) device_->take_events();
+    if (fd != channel_->fd) continue;
+    ibv_cq* queue = nullptr;
+    void* context = nullptr;
+    while (::ibv_get_cq_event(channel_.get(), &queue, &context) == 0) {
+      Queue& q = queue == sends_.queue.get() ? sends_ : receives_;
+      q.armed = false;
+      if (++q.unacknowledged >= kAcknowledgeAfter)
+        ::ibv_ack_cq_events(queue, std::exchange(q.unacknowledged, 0));
+    }
+  }
+}
+
+std::string VerbsLink::where() const {
+  std::string text = fmt::format("{} port {}", device_->name(), port_.number);
+  if (port_.attr.link_layer == IBV_LINK_LAYER_INFINIBAND)
+    text += fmt::format(" LID {}", port_.attr.lid);
+  else
+    text += fmt::format(" GID {} ({})", gid_->index, gid_text(gid_->gid));
+  return text;
+}
+
+std::string VerbsLink::peer_text() const {
+  if (!peer_) return "nobody yet";
+  return port_.attr.link_layer == IBV_LINK_LAYER_INFINIBAND ? fmt::format("LID {}", peer_->lid)
+                                                            : gid_text(peer_->gid);
+}
+
+std::string VerbsLink::queue_pairs() const {
+  return peer_ ? fmt::format("queue pair {:#x} -> {:#x}", queue_pair_->qp_num, peer_->queue_pair)
+               : fmt::format("queue pair {:#x}", queue_pair_->qp_num);
+}
+
+std::string VerbsLink::path() const {
+  return fmt::format("{} queue pair {}", where(), queue_pair_->qp_num);
+}
+
+std::string VerbsLink::error() const {
+  if (failed_ && failure_.empty())
+    return "rdma: the link failed, and memory ran out for the reason";
+  return failure_;
+}
+
+QueuePairFacts VerbsLink::queue_pair_facts() const noexcept {
+  return {
+      .inline_bytes = inline_bytes_,
+      .data_in_order = ::ibv_query_qp_data_in_order(queue_pair_.get(), IBV_WR_RDMA_WRITE, 0) != 0};
+}
+
+template <typename MakeText>
+void VerbsLink::fail(MakeText make_text) noexcept {
+  if (std::exchange(failed_, true)) return;
+  try {
+    failure_ = make_text() + circumstances();
+  } catch (const std::bad_alloc&) {
+    return;  // error() says so
+  }
+}
+
+std::string VerbsLink::circumstances() const {
+  std::string text;
+  device_->take_events();
+  if (device_->port_down(port_.number))
+    text += fmt::format("; port {} of {} is down", port_.number, device_->name());
+  ibv_gid gid{};
+  if (gid_ &&
+      ::ibv_query_gid(device_->context(), port_.number, static_cast<int>(gid_->index), &gid) == 0 &&
+      !same_gid(gid, gid_->gid))
+    text += fmt::format("; {} has lost its address {}", device_->name(), gid_text(gid_->gid));
+  return text;
+}
+
+void VerbsLink::fail_completion(std::string_view what, const ibv_wc& completion) noexcept {
+  fail([&] {
+    return fmt::format(
+        "rdma: {} {} failed on {}, {}: {} (status {}, vendor {:#x}): {}", what, peer_text(),
+        where(), queue_pairs(), ::ibv_wc_status_str(completion.status),
+        static_cast<int>(completion.status), completion.vendor_err,
+        likely_cause(completion.status, port_.attr.link_layer == IBV_LINK_LAYER_ETHERNET));
+  });
+}
+
+void VerbsLink::fail_call(std::string_view call, int error) noexcept {
+  fail([&] {
+    const bool gone = error == ENODEV || error == EIO;
+    return fmt::format("rdma: {} for the link to {} failed on {}, {}: {}{}", call, peer_text(),
+                       where(), queue_pairs(), std::strerror(error),
+                       gone ? ": the device was removed, or failed as a whole" : "");
+  });
+}
+
+}  // namespace penstock::inline v1::verbs
