@@ -1,0 +1,179 @@
+// The answering side of `penstock perf`.
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cstddef>
+#include <deque>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "command.hpp"
+#include "penstock/transport/error.hpp"
+#include "perf.hpp"
+
+namespace penstock::cli {
+namespace {
+
+/// A run that ended before its time; the listener goes on with the next.
+class RunBroken : public CommandError {
+ public:
+  using CommandError::CommandError;
+};
+
+struct Hello {
+  SourceId source = 0;
+  Json text;
+};
+
+class Listener {
+ public:
+  explicit Listener(const PerfListenerOptions& options)
+      : options_(options),
+        uri_(Uri::parse(options.uri)),
+        // recv_spinning() spins as the client asks for.
+        receiver_(bind(options.uri, {.spin = Duration::zero(), .persistent = true})) {
+    if (options.scope == CpuScope::process) announce(receiver_.uris());
+  }
+
+  int run() {
+    int status = kSuccess;
+    for (unsigned done = 0; options_.runs == 0 || done < options_.runs; ++done) {
+      try {
+        serve(next_hello());
+      } catch (const RunBroken& error) {
+        complain(error.what());
+        status = kFailure;
+      } catch (const SetupError& error) {
+        complain(fmt::format("cannot connect back to the client: {}", error.what()));
+        status = kFailure;
+      }
+    }
+    return status;
+  }
+
+ private:
+  /// The next message of the current client. Other clients' greetings wait for their turn.
+  Message next(Duration spin) {
+    constexpr Duration kGlance = std::chrono::seconds(1);
+    for (;;) {
+      auto message = recv_spinning(receiver_, spin, kGlance);
+      switch (message.status()) {
+        case RecvStatus::received:
+          if (message.source() == client_) return message;
+          greet(message);
+          break;
+        case RecvStatus::timed_out:
+          // A client that fails closes its reply channel, too.
+          if (client_ != 0 && reply_ && reply_.state() == PeerState::closed) {
+            throw RunBroken("the client broke off");
+          }
+          break;
+        case RecvStatus::peer_lost:
+          lose(message);
+          break;
+        default:
+          throw CommandError(to_string(message.status()));
+      }
+    }
+  }
+
+  void greet(const Message& message) {
+    auto control = decode(message);
+    if (control.is_object() && control.value("op", "") == "hello") {
+      waiting_.push_back({message.source(), std::move(control)});
+    }
+  }
+
+  void lose(const Message& notice) {
+    const auto source = notice.source();
+    const auto why = notice.loss() == nullptr ? std::string() : notice.loss()->reason;
+    const bool waited = std::erase_if(waiting_, [source](const Hello& hello) {
+                          return hello.source == source;
+                        }) != 0;
+    if (source == client_ || client_ == 0 || waited) {
+      throw RunBroken(fmt::format("a client was lost: {}", why));
+    }
+  }
+
+  Hello next_hello() {
+    client_ = 0;
+    reply_ = Sender();
+    while (waiting_.empty()) {
+      auto message = receiver_.recv();
+      if (message) greet(message);
+      if (message.status() == RecvStatus::peer_lost) lose(message);
+    }
+    auto hello = std::move(waiting_.front());
+    waiting_.pop_front();
+    return hello;
+  }
+
+  void serve(const Hello& hello) {
+    client_ = hello.source;
+    // The client's address, and this side's options (device, port and the like).
+    auto reply = Uri::parse(hello.text.value("reply", ""));
+    reply.options = uri_.options;
+    reply_ = connect(reply.text());
+    if (hello.text.value("penstock_perf", 0) != kPerfProtocol) {
+      const auto why = fmt::format("this listener (penstock {}) speaks version {} of the protocol",
+                                   PENSTOCK_VERSION, kPerfProtocol);
+      answer({{"op", "refused"}, {"why", why}});
+      throw RunBroken(fmt::format("a client speaks another version; {}", why));
+    }
+    answer({{"op", "ready"}});
+    for (;;) {
+      const auto control = decode(next(Duration::zero()));
+      const auto op = control.is_object() ? control.value("op", "") : "";
+      if (op == "bye") return;
+      if (op != "begin") throw RunBroken("a client broke the protocol");
+      measure(control);
+    }
+  }
+
+  void measure(const Json& begin) {
+    const auto size = begin.value("size", std::size_t{0});
+    const Duration spin(begin.value("spin_ns", Duration::rep{0}));
+    const bool echo = begin.value("mode", "") == to_string(PerfMode::latency);
+    const auto before = side_stats(receiver_.stats(), client_, options_.scope);
+    answer({{"op", "ready"}}, size);
+    std::uint64_t messages = 0;
+    auto message = next(spin);
+    for (; message.data().size() == size; message = next(spin), ++messages) {
+      if (echo) check(reply_.send(message.data()));
+      // Before the next is awaited: a client that waits for room waits for this.
+      message.release();
+    }
+    const auto end = decode(message);
+    if (!end.is_object() || end.value("op", "") != "end") {
+      throw RunBroken("a client broke the protocol");
+    }
+    const auto work = side_stats(receiver_.stats(), client_, options_.scope) - before;
+    answer({{"op", "result"}, {"messages", messages}, {"stats", to_json(work)}}, size);
+  }
+
+  void answer(const Json& control, std::size_t data_size = 0) {
+    const auto text = encode(control, data_size);
+    check(reply_.send(std::as_bytes(std::span(text.data(), text.size()))));
+  }
+
+  static void check(SendStatus status) {
+    if (status != SendStatus::sent) {
+      throw RunBroken(fmt::format("cannot answer the client: {}", to_string(status)));
+    }
+  }
+
+  const PerfListenerOptions& options_;
+  Uri uri_;
+  Receiver receiver_;
+  Sender reply_;
+  SourceId client_ = 0;
+  std::deque<Hello> waiting_;
+};
+
+}  // namespace
+
+int run_perf_listener(const PerfListenerOptions& options) { return Listener(options).run(); }
+
+}  // namespace penstock::cli

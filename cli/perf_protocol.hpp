@@ -1,0 +1,61 @@
+// What the two sides of `penstock perf` say to each other, over the channels they measure.
+//
+// The client connects to the listener, binds a reply channel of its own and names it in `hello`.
+// Then, for each measurement:  begin → ready, the data, end → result.  `bye` ends the run.
+// Control messages are JSON objects and never as long as the data messages of their measurement,
+// so that the length alone tells them apart.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "penstock/channel/channel.hpp"
+#include "penstock/transport/uri.hpp"
+
+namespace penstock::cli {
+
+using Json = nlohmann::ordered_json;
+
+inline constexpr int kPerfProtocol = 1;
+/// Bytes; longer ones are no control messages.
+inline constexpr std::size_t kMaxControl = 4096;
+
+enum class PerfMode : std::uint8_t { throughput, latency };
+[[nodiscard]] const char* to_string(PerfMode mode) noexcept;
+
+/// Whose CPU time counts as one side's: its process, or its thread where both share one.
+enum class CpuScope : std::uint8_t { process, thread };
+/// User and system time used so far, in microseconds.
+[[nodiscard]] double cpu_us(CpuScope scope);
+
+/// Work of one side; the difference of two gives that of a measurement.
+struct SideStats {
+  double cpu_us = 0;
+  std::uint64_t stalls = 0;
+  std::uint64_t parks = 0;
+  PathStats work;
+};
+[[nodiscard]] SideStats operator-(const SideStats& after, const SideStats& before);
+[[nodiscard]] SideStats side_stats(const SenderStats& stats, CpuScope scope);
+/// Of the link to `source` alone; parks are the receiver's.
+[[nodiscard]] SideStats side_stats(const ReceiverStats& stats, SourceId source, CpuScope scope);
+[[nodiscard]] Json to_json(const SideStats& stats);
+
+/// The text of a control message that may be sent among data messages of `data_size` bytes.
+[[nodiscard]] std::string encode(const Json& control, std::size_t data_size);
+/// The object in `message`, or null where it is none.
+[[nodiscard]] Json decode(const Message& message);
+
+/// As Receiver::recv_for, but looks for `spin` before it sleeps, whatever the receiver's own
+/// setting is.
+[[nodiscard]] Message recv_spinning(Receiver& receiver, Duration spin, Duration timeout);
+
+/// Where the client binds its reply channel: the local address toward the listener and a port to be
+/// picked, or, for transports without hosts, a name of its own beside the listener's. The options
+/// stay: each end takes those that are its own.
+[[nodiscard]] Uri reply_uri(const Uri& listener);
+
+}  // namespace penstock::cli
