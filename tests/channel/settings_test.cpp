@@ -1,0 +1,64 @@
+#include "penstock/channel/settings.hpp"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "penstock/loopback/loopback.hpp"
+#include "penstock/transport/error.hpp"
+
+namespace penstock {
+namespace {
+
+BindOptions bound(const std::string& text, BindOptions options = {}) {
+  return bind_settings(Uri::parse(text), *make_shm(), options);
+}
+
+std::string refusal(const std::string& text) {
+  try {
+    (void)bound(text);
+  } catch (const SetupError& e) {
+    EXPECT_EQ(e.errc(), Errc::bad_uri);
+    return e.what();
+  }
+  return "taken";
+}
+
+TEST(Settings, the_uri_wins_over_the_struct) {
+  BindOptions options;
+  options.capacity = 8192;
+  options.spin = Duration(1);
+  const auto read = bound("shm:a?capacity=1MiB&window=64KiB&liveness=250ms&persistent=1", options);
+  EXPECT_EQ(read.capacity, 1U << 20U);
+  EXPECT_EQ(read.window, 64U << 10U);
+  EXPECT_EQ(read.spin, Duration(1));
+  EXPECT_EQ(read.liveness, std::chrono::milliseconds(250));
+  EXPECT_TRUE(read.persistent);
+  EXPECT_EQ(bound("shm:a?spin=forever").spin, kForever);
+  EXPECT_EQ(bound("shm:a?spin=0").spin, Duration::zero());
+}
+
+TEST(Settings, a_window_alone_gets_a_ring_that_holds_it) {
+  EXPECT_EQ(bound("shm:a?window=5000").capacity, 8192U);
+}
+
+TEST(Settings, options_of_the_other_end_are_let_through) {
+  EXPECT_NO_THROW((void)bound("shm:a?deadline=1s&linger=1s"));
+  EXPECT_NO_THROW((void)connect_settings(Uri::parse("shm:a?capacity=4KiB&persistent=1"), *make_shm(), {}));
+}
+
+TEST(Settings, what_is_wrong_is_refused_with_a_remedy) {
+  EXPECT_NE(refusal("shm:a?capcity=1").find("did you mean 'capacity'"), std::string::npos);
+  EXPECT_NE(refusal("shm:a?capacity=5000").find("power of two"), std::string::npos);
+  EXPECT_NE(refusal("shm:a?capacity=1GiB").find("KiB or MiB"), std::string::npos);
+  EXPECT_NE(refusal("shm:a?capacity=99999999999MiB").find("too large"), std::string::npos);
+  EXPECT_NE(refusal("shm:a?capacity=x").find("number"), std::string::npos);
+  EXPECT_NE(refusal("shm:a?window=1").find("1KiB"), std::string::npos);
+  EXPECT_NE(refusal("shm:a?capacity=4KiB&window=8KiB").find("capacity"), std::string::npos);
+  EXPECT_NE(refusal("shm:a?spin=5").find("ns, us, ms or s"), std::string::npos);
+  EXPECT_NE(refusal("shm:a?liveness=1us").find("10ms"), std::string::npos);
+  EXPECT_NE(refusal("shm:a?persistent=maybe").find("0 or 1"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace penstock

@@ -1,0 +1,794 @@
+// Peers that misbehave, with the session's key in hand: nothing they can write crashes, hangs or
+// corrupts the other side, and nobody else on the channel loses anything.
+//
+// An attacker is a sender or a receiver made by hand from what Transport hands to a channel, so it
+// writes what it likes: through a torn link, or straight into a shared ring.
+
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "penstock/channel/channel.hpp"
+#include "penstock/transport/connection.hpp"
+#include "penstock/transport/handshake.hpp"
+#include "penstock/transport/registry.hpp"
+#include "tests/transport/torn_link.hpp"
+
+namespace penstock::test {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr std::uint64_t kCapacity = 4096;
+
+void ensure_torn_link() {
+  static const bool once = [] {
+    register_links(std::make_shared<TornLinkProvider>());
+    return true;
+  }();
+  (void)once;
+}
+
+std::string fresh_uri(std::string scheme, const std::string& query) {
+  static std::atomic<int> count{0};
+  const std::string name = "hostile-" + std::to_string(::getpid()) + "-" + std::to_string(++count);
+  return (scheme == "torn" ? "torn://127.0.0.1:0/" + name : scheme + ":" + name) + "?" + query;
+}
+
+std::span<const std::byte> bytes_of(const std::uint64_t& number) {
+  return std::as_bytes(std::span(&number, 1));
+}
+
+/// A sender that writes what it likes.
+class HostileSender {
+ public:
+  HostileSender(const std::string& uri, const std::string& query)
+      : parts_(find_transport(Uri::parse(uri).scheme)
+                   ->connect(Uri::parse(uri + "?" + query + (uri.starts_with("torn") ? "&overrun=fail" : "")), std::chrono::seconds(10),
+                             std::chrono::steady_clock::now() + std::chrono::seconds(60))) {}
+  HostileSender(const HostileSender&) = delete;
+  HostileSender& operator=(const HostileSender&) = delete;
+  HostileSender(HostileSender&&) = delete;
+  HostileSender& operator=(HostileSender&&) = delete;
+  ~HostileSender() {
+    if (parts_.receiver_wake_fd >= 0) ::close(parts_.receiver_wake_fd);
+  }
+
+  [[nodiscard]] const SessionKey& key() const { return parts_.ring.key; }
+  [[nodiscard]] bool remote() const { return parts_.remote.link != nullptr; }
+
+  /// Into the receiver's ring, at most to its end. False: the path is dead.
+  bool write(Cursor cursor, std::span<const std::byte> bytes) {
+    const std::size_t place = cursor & (parts_.ring.capacity - 1);
+    if (!remote()) {
+      scribble(parts_.ring.data + place, bytes);
+      return true;
+    }
+    std::memcpy(parts_.ring.data + place, bytes.data(), bytes.size());
+    return post({{.source = parts_.ring.data + place,
+                  .length = static_cast<std::uint32_t>(bytes.size()),
+                  .offset = kRingDataOffset + place}},
+                std::nullopt);
+  }
+  bool write_header(Cursor cursor, std::uint64_t word) {
+    const RecordHeader header{word, key().mark(cursor, word)};
+    return write(cursor, std::as_bytes(std::span(&header, 1)));
+  }
+  bool write_tail(std::uint64_t tail) {
+    if (!remote()) return true;
+    const TailLine line{tail, key().tail_check(tail)};
+    return post({{.source = reinterpret_cast<const std::byte*>(&line), .length = sizeof(line), .copied = true}},
+                std::nullopt);
+  }
+  bool write_tail_line(std::span<const std::byte> bytes) {
+    return post({{.source = bytes.data(), .length = static_cast<std::uint32_t>(bytes.size()), .copied = true}},
+                std::nullopt);
+  }
+  /// Says in an immediate that everything up to `tail` has landed.
+  bool say_landed(Cursor tail) {
+    return post({}, static_cast<std::uint32_t>(Immediate::landed) | low_bits(tail));
+  }
+  bool say(std::uint32_t immediate) { return post({}, immediate); }
+  /// Whatever makes a receiver look, and believe in `tail`.
+  bool announce(Cursor tail) {
+    if (!remote()) {
+      wake();
+      return true;
+    }
+    if (!parts_.remote.link->limits().ordered_writes) return say_landed(tail);
+    return write_tail(tail) && say(static_cast<std::uint32_t>(Immediate::wake));
+  }
+  void wake() const {
+    const std::uint64_t one = 1;
+    EXPECT_EQ(::write(parts_.receiver_wake_fd, &one, sizeof(one)), static_cast<ssize_t>(sizeof(one)));
+  }
+  [[nodiscard]] RingControl& control() const { return *parts_.ring.control; }
+
+  // The receiver reads this memory meanwhile, as it would a device's.
+  [[gnu::noinline, gnu::no_sanitize("thread")]] static void scribble(std::byte* to,
+                                                                     std::span<const std::byte> bytes) {
+    volatile std::byte* target = to;
+    for (std::size_t i = 0; i < bytes.size(); ++i) target[i] = bytes[i];
+  }
+
+ private:
+  bool post(std::vector<RemoteWrite> writes, std::optional<std::uint32_t> immediate) {
+    Link& link = *parts_.remote.link;
+    std::array<LinkEvent, 16> events{};
+    const std::uint64_t cookie = ++cookie_;
+    PostStatus status = PostStatus::no_room;
+    while ((status = link.post(writes, immediate, cookie)) == PostStatus::no_room) {
+      (void)link.poll(events);
+      std::this_thread::yield();
+    }
+    if (status == PostStatus::failed) return false;
+    // One thing after the other, so that no more immediates are under way than are allowed.
+    for (std::uint64_t done = 0; done < cookie;) {
+      const std::size_t count = link.poll(events);
+      for (std::size_t i = 0; i < count; ++i) {
+        if (events[i].kind == LinkEvent::Kind::failed) return false;
+        if (events[i].kind == LinkEvent::Kind::completed) done = events[i].value;
+      }
+      std::this_thread::yield();
+    }
+    return true;
+  }
+
+  OutletParts parts_;
+  std::uint64_t cookie_ = 0;
+};
+
+/// Collects what a receiver hands out, while a good sender and an attacker are at work.
+class Watch {
+ public:
+  Watch(const std::string& scheme, const std::string& query)
+      : receiver_(penstock::bind(fresh_uri(scheme, "capacity=4KiB&" + query))), query_(query) {
+    good_ = penstock::connect(uri() + "?" + query_);
+    EXPECT_EQ(good_.send({}), SendStatus::sent);
+    good_source_ = receiver_.recv().source();
+  }
+
+  [[nodiscard]] std::string uri() const { return receiver_.uris().at(0); }
+  [[nodiscard]] const std::string& query() const { return query_; }
+
+  /// Receives until everything is over; `attack` runs at the same time, then the good sender ends.
+  void run(const std::function<void(HostileSender&)>& attack) {
+    std::jthread good([this] {
+      for (std::uint64_t i = 0; i < 300 || !attack_over_; ++i, ++sent_) {
+        ASSERT_EQ(good_.send(bytes_of(i)), SendStatus::sent);
+      }
+      good_ = Sender();
+    });
+    std::jthread attacker([&] {
+      {
+        HostileSender hostile(uri(), query_);
+        attack(hostile);
+      }  // its connection closes without a good-bye: whatever it did, it is lost now
+      attack_over_ = true;
+    });
+    while (true) {
+      const Message message = receiver_.recv();
+      if (message.status() == RecvStatus::closed) break;
+      if (message.status() == RecvStatus::peer_lost) {
+        ++losses_;
+        reasons_ += message.loss()->reason + "\n";
+        continue;
+      }
+      ASSERT_TRUE(message) << to_string(message.status());
+      std::uint64_t number = 0;
+      if (message.data().size() == sizeof(number)) {
+        std::memcpy(&number, message.data().data(), sizeof(number));
+      }
+      if (message.source() == good_source_) {
+        EXPECT_EQ(number, received_++);
+      } else {
+        ++forged_;
+        std::uint8_t sum = 0;  // every byte may be read
+        for (const std::byte byte : message.data()) sum ^= static_cast<std::uint8_t>(byte);
+        (void)sum;
+      }
+    }
+    good.join();
+    EXPECT_EQ(received_, sent_) << "the others lose nothing";
+    EXPECT_EQ(losses_, 1) << reasons_;
+  }
+
+  std::uint64_t forged_ = 0;  // messages of the attacker
+  int losses_ = 0;
+  std::string reasons_;
+
+ private:
+  Receiver receiver_;
+  const std::string query_;
+  Sender good_;
+  SourceId good_source_ = 0;
+  std::atomic<bool> attack_over_ = false;
+  std::atomic<std::uint64_t> sent_ = 0;
+  std::uint64_t received_ = 0;
+};
+
+struct Path {
+  const char* name;
+  const char* scheme;
+  const char* query;
+};
+
+class HostileSenderTest : public testing::TestWithParam<Path> {
+ protected:
+  void SetUp() override { ensure_torn_link(); }
+};
+
+TEST_P(HostileSenderTest, a_header_that_lies_about_its_length_ends_that_sender) {
+  for (const std::uint64_t word :
+       {header_word(0xFFFF'FFFF, 0), header_word(0xFFFF'FFF0, kPadding), header_word(kCapacity, 0),
+        header_word(kCapacity - 15, kTombstone), header_word(16, 0x80), header_word(16, kFragment),
+        header_word(16, kLanding), std::uint64_t{1} << 40U | 16, ~std::uint64_t{0}}) {
+    Watch one(GetParam().scheme, GetParam().query);
+    one.run([&](HostileSender& hostile) {
+      (void)(hostile.write_header(0, word) && hostile.announce(64));
+      std::this_thread::sleep_for(milliseconds(5));
+    });
+    EXPECT_EQ(one.forged_, 0U) << std::hex << word;
+  }
+}
+
+TEST_P(HostileSenderTest, a_tail_ahead_of_the_records_brings_nothing) {
+  Watch watch(GetParam().scheme, GetParam().query);
+  watch.run([](HostileSender& hostile) {
+    (void)hostile.announce(1024);
+    std::this_thread::sleep_for(milliseconds(5));
+  });
+  EXPECT_EQ(watch.forged_, 0U);
+}
+
+TEST_P(HostileSenderTest, a_tail_beyond_the_credit_ends_that_sender) {
+  for (const std::uint64_t tail : {kCapacity + 16, std::uint64_t{1} << 40U, ~std::uint64_t{0}, std::uint64_t{24}}) {
+    Watch one(GetParam().scheme, GetParam().query);
+    one.run([&](HostileSender& hostile) {
+      (void)(hostile.write_header(0, header_word(8, 0)) && hostile.announce(tail));
+      std::this_thread::sleep_for(milliseconds(5));
+    });
+    EXPECT_LE(one.forged_, 1U) << tail;
+  }
+}
+
+TEST_P(HostileSenderTest, a_tail_that_goes_back_changes_nothing) {
+  if (std::string(GetParam().scheme) != "torn") return;  // a local ring has no tail
+  Watch watch(GetParam().scheme, GetParam().query);
+  watch.run([](HostileSender& hostile) {
+    ASSERT_TRUE(hostile.write_header(0, header_word(16, 0)));
+    ASSERT_TRUE(hostile.write_header(32, header_word(16, 0)));
+    ASSERT_TRUE(hostile.announce(64));
+    (void)hostile.write_tail(32);
+    (void)hostile.write_tail(0);
+    (void)hostile.write_tail(64);
+    std::this_thread::sleep_for(milliseconds(5));
+  });
+  EXPECT_LE(watch.forged_, 2U);
+}
+
+TEST_P(HostileSenderTest, random_bytes_in_the_ring_are_no_messages) {
+  Watch watch(GetParam().scheme, GetParam().query);
+  watch.run([](HostileSender& hostile) {
+    std::mt19937_64 random(1);
+    for (int i = 0; i < 300; ++i) {
+      std::array<std::uint64_t, 16> noise{};
+      for (std::uint64_t& word : noise) word = random();
+      const std::size_t size = (1 + random() % noise.size()) * sizeof(std::uint64_t);
+      const std::uint64_t place = random() % (kCapacity - size);
+      if (!hostile.write(place, std::as_bytes(std::span(noise)).first(size))) return;
+      if (i % 8 == 0 && !hostile.announce(random() % (2 * kCapacity))) return;
+      if (hostile.remote() && i % 16 == 0 &&
+          !hostile.write_tail_line(std::as_bytes(std::span(noise)).first(16))) {
+        return;
+      }
+    }
+  });
+  EXPECT_EQ(watch.forged_, 0U) << "without the right mark nothing is a record";
+}
+
+TEST_P(HostileSenderTest, random_headers_with_right_marks_stay_inside_the_ring) {
+  for (unsigned seed = 1; seed <= 10; ++seed) {
+    Watch one(GetParam().scheme, GetParam().query);
+    one.run([seed](HostileSender& hostile) {
+      std::mt19937_64 random(seed);
+      for (int i = 0; i < 100; ++i) {
+        const Cursor cursor = random() % (kCapacity / 16) * 16;
+        const auto flags = static_cast<std::uint8_t>(random() % 4 == 0 ? random() : random() % 3);
+        const auto length = static_cast<std::uint32_t>(random() % 8 == 0 ? random() : random() % 256);
+        if (!hostile.write_header(cursor, header_word(length, flags))) return;
+        if (i % 4 == 0 && !hostile.announce(random() % (kCapacity / 16) * 16)) return;
+      }
+    });
+  }
+}
+
+TEST_P(HostileSenderTest, immediates_that_mean_nothing_are_harmless) {
+  if (std::string(GetParam().scheme) != "torn") return;
+  Watch watch(GetParam().scheme, GetParam().query);
+  watch.run([](HostileSender& hostile) {
+    std::mt19937 random(1);
+    for (int i = 0; i < 200; ++i) {
+      auto immediate = static_cast<std::uint32_t>(random());
+      if (i % 2 == 0) {
+        immediate &= ~kImmediateKind;
+        immediate |= static_cast<std::uint32_t>(1 + random() % 4) << 24U;
+      }
+      // Only a few at a time may be on their way; say() waits for each.
+      if (!hostile.say(immediate)) return;
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
+    }
+  });
+  EXPECT_EQ(watch.forged_, 0U);
+}
+
+TEST_P(HostileSenderTest, control_words_of_a_shared_ring_belong_to_their_ring_alone) {
+  if (std::string(GetParam().scheme) != "shm") return;
+  Watch watch(GetParam().scheme, GetParam().query);
+  watch.run([](HostileSender& hostile) {
+    std::mt19937_64 random(1);
+    for (int i = 0; i < 1'000; ++i) {
+      RingControl& control = hostile.control();
+      control.limit = random();
+      control.consumed = random();
+      control.receiver_armed = static_cast<std::uint32_t>(random());
+      control.senders_waiting = static_cast<std::uint32_t>(random());
+      control.credit_epoch = static_cast<std::uint32_t>(random());
+      control.receiver_closed = static_cast<std::uint32_t>(random());
+      control.sender_gone = static_cast<std::uint32_t>(random());
+      (void)hostile.write_header(random() % (kCapacity / 16) * 16,
+                                 header_word(static_cast<std::uint32_t>(random() % 5000), 0));
+      if (i % 16 == 0) hostile.wake();
+    }
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Paths, HostileSenderTest,
+                         testing::Values(Path{"torn_ordered", "torn", "seed=1"},
+                                         Path{"torn_unordered", "torn", "seed=1&ordered=0"},
+                                         Path{"shm", "shm", "liveness=10s"}),
+                         [](const auto& name) { return name.param.name; });
+
+// ── Payloads ────────────────────────────────────────────────────────────────────────────────────
+
+class CraftedPayloadTest : public testing::TestWithParam<Path> {};
+
+TEST_P(CraftedPayloadTest, a_payload_that_looks_like_the_next_header_changes_nothing) {
+  ensure_torn_link();
+  Receiver receiver = penstock::bind(fresh_uri(GetParam().scheme, std::string("capacity=4KiB&") + GetParam().query));
+  const std::string uri = receiver.uris().at(0) + "?" + GetParam().query;
+  // At every place of the payload: a header with the right cursor of a later lap and a mark, made
+  // with every key but the session's; its own proof of having been crafted is its number.
+  const auto craft = [](std::uint64_t number, Cursor begin, std::size_t size) {
+    std::vector<std::byte> payload(size);
+    for (std::size_t at = 0; at + sizeof(RecordHeader) <= size; at += sizeof(RecordHeader)) {
+      const Cursor cursor = begin + sizeof(RecordHeader) + at + (number % 3) * kCapacity;
+      const std::uint64_t word = header_word(static_cast<std::uint32_t>(number % 64), 0);
+      SessionKey key;
+      if (number % 2 == 0) key.word = {number, cursor, ~number, 1};
+      const RecordHeader header{word, key.mark(cursor, word)};
+      std::memcpy(payload.data() + at, &header, sizeof(header));
+    }
+    std::memcpy(payload.data(), &number, std::min(size, sizeof(number)));
+    return payload;
+  };
+  constexpr std::uint64_t kCount = 2'000;
+  const auto size_of = [](std::uint64_t number) { return 8 + number * 40 % 1'000; };
+  std::jthread sending([&] {
+    Sender sender = connect(uri);
+    Cursor begin = 0;
+    for (std::uint64_t i = 0; i < kCount; ++i) {
+      const std::uint64_t size = record_size(size_of(i));
+      if (size > kCapacity - begin % kCapacity) begin += kCapacity - begin % kCapacity;
+      ASSERT_EQ(sender.send(craft(i, begin, size_of(i))), SendStatus::sent);
+      begin += size;
+    }
+  });
+  Cursor begin = 0;
+  for (std::uint64_t i = 0; i < kCount; ++i) {
+    const Message message = receiver.recv();
+    ASSERT_TRUE(message) << to_string(message.status());
+    const std::uint64_t size = record_size(size_of(i));
+    if (size > kCapacity - begin % kCapacity) begin += kCapacity - begin % kCapacity;
+    const auto expected = craft(i, begin, size_of(i));
+    ASSERT_TRUE(std::equal(expected.begin(), expected.end(), message.data().begin(), message.data().end()))
+        << "message " << i;
+    begin += size;
+  }
+  EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
+}
+
+INSTANTIATE_TEST_SUITE_P(Paths, CraftedPayloadTest,
+                         testing::Values(Path{"torn_ordered", "torn", "seed=3"},
+                                         Path{"torn_unordered", "torn", "seed=4&ordered=0"},
+                                         Path{"shm", "shm", "spin=0"}, Path{"inproc", "inproc", "spin=0"}),
+                         [](const auto& name) { return name.param.name; });
+
+// ── Receivers that misbehave ────────────────────────────────────────────────────────────────────
+
+/// Takes senders as a channel would, and hands their parts to the test.
+class HostileReceiver final : public InletSink {
+ public:
+  HostileReceiver() : wake_fd_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {}
+  HostileReceiver(const HostileReceiver&) = delete;
+  HostileReceiver& operator=(const HostileReceiver&) = delete;
+  HostileReceiver(HostileReceiver&&) = delete;
+  HostileReceiver& operator=(HostileReceiver&&) = delete;
+  ~HostileReceiver() override { ::close(wake_fd_); }
+
+  bool add(InletParts parts) override {
+    const std::lock_guard lock(mutex_);
+    parts_.push_back(std::move(parts));
+    came_.notify_all();
+    return true;
+  }
+  void refused(const std::string& /*why*/) override {}
+  void notify() noexcept override {}
+  [[nodiscard]] int wake_fd() const noexcept override { return wake_fd_; }
+
+  InletParts take() {
+    std::unique_lock lock(mutex_);
+    came_.wait(lock, [this] { return !parts_.empty(); });
+    InletParts parts = std::move(parts_.front());
+    parts_.pop_front();
+    return parts;
+  }
+
+ private:
+  const int wake_fd_;
+  std::mutex mutex_;
+  std::condition_variable came_;
+  std::deque<InletParts> parts_;
+};
+
+class HostileCreditTest : public testing::TestWithParam<const char*> {
+ protected:
+  // A sender of the library and a receiver that writes `lines` into its credit line.
+  void attack(const std::function<CreditLine(int, const SessionKey&)>& line, int count,
+              bool check = true) {
+    ensure_torn_link();
+    const auto sink = std::make_shared<HostileReceiver>();
+    const auto transport = find_transport("torn");
+    const auto listener = transport->listen(Uri::parse(fresh_uri("torn", GetParam())),
+                                            {kCapacity, 0, std::chrono::seconds(10)}, sink);
+    Sender sender = connect(listener->uri() + "?" + GetParam(), {.linger = milliseconds(1)});
+    std::optional<InletParts> parts = sink->take();
+    std::jthread attacker([&] {
+      Link& link = *parts->remote.link;
+      std::array<LinkEvent, 16> events{};
+      for (int i = 0; i < count; ++i) {
+        CreditLine forged = line(i, parts->ring.key);
+        if (check) forged.check = parts->ring.key.credit_check(forged);
+        const RemoteWrite write{
+            .source = reinterpret_cast<const std::byte*>(&forged), .length = sizeof(forged), .copied = true};
+        // A sender that has given up takes no more immediates.
+        const auto immediate =
+            i < 8 ? std::optional(static_cast<std::uint32_t>(Immediate::credit)) : std::nullopt;
+        while (link.post(std::span(&write, 1), immediate, static_cast<std::uint64_t>(i) + 1) ==
+               PostStatus::no_room) {
+          (void)link.poll(events);
+        }
+        for (std::uint64_t done = 0; done <= static_cast<std::uint64_t>(i);) {
+          const std::size_t got = link.poll(events);
+          for (std::size_t n = 0; n < got; ++n) {
+            if (events[n].kind == LinkEvent::Kind::failed) return;
+            if (events[n].kind == LinkEvent::Kind::completed) done = events[n].value;
+          }
+          std::this_thread::yield();
+        }
+      }
+    });
+    // Sends into what may be granted, until it is told; ends when the attacker goes at the latest.
+    const std::vector<std::byte> message(1'000);
+    for (int i = 0; i < 100; ++i) {
+      const SendStatus status = sender.send_for(message, milliseconds(1));
+      if (status != SendStatus::sent && status != SendStatus::timed_out) {
+        EXPECT_EQ(status, SendStatus::peer_lost);
+        break;
+      }
+    }
+    attacker.join();
+    parts.reset();  // the connection closes without a good-bye
+    while (sender.state() != PeerState::lost) std::this_thread::sleep_for(milliseconds(1));
+    EXPECT_EQ(sender.send(message), SendStatus::peer_lost);
+    const SenderStats stats = sender.stats();
+    EXPECT_FALSE(stats.error.empty());
+    EXPECT_LE(stats.progress.consumed, stats.progress.accepted);
+    EXPECT_LE(stats.progress.delivered, stats.progress.accepted);
+    error = stats.error;
+  }
+
+  static constexpr std::uint64_t mode(int i) { return static_cast<std::uint64_t>(i + 1) << 8U; }
+  std::string error;
+};
+
+TEST_P(HostileCreditTest, consumed_beyond_what_was_sent) {
+  attack(
+      [](int i, const SessionKey&) {
+        return CreditLine{1U << 20U, (1U << 20U) + kCapacity, 0, mode(i), 0, {}};
+      },
+      1);
+  EXPECT_NE(error.find("breaks the protocol"), std::string::npos) << error;
+}
+
+TEST_P(HostileCreditTest, a_limit_beyond_the_ring) {
+  attack(
+      [](int i, const SessionKey&) {
+        return CreditLine{0, 100 * kCapacity, 0, mode(i), 0, {}};
+      },
+      1);
+  EXPECT_NE(error.find("breaks the protocol"), std::string::npos) << error;
+}
+
+TEST_P(HostileCreditTest, credit_that_goes_back) {
+  attack(
+      [](int i, const SessionKey&) {
+        return CreditLine{0, i == 0 ? kCapacity : 16, 0, mode(i), 0, {}};
+      },
+      2);
+}
+
+TEST_P(HostileCreditTest, random_fields_with_a_right_check) {
+  for (std::uint64_t seed = 1; seed <= 10; ++seed) {
+    std::mt19937_64 random(seed);
+    attack(
+        [&](int i, const SessionKey&) {
+          return CreditLine{random() % 2 * (random() % kCapacity), random() % 3 == 0 ? random() : kCapacity,
+                            random() % 2 == 0 ? random() : 0, mode(i) | random() % 256, 0, {}};
+        },
+        20);
+  }
+}
+
+TEST_P(HostileCreditTest, random_bytes) {
+  std::mt19937_64 random(1);
+  attack(
+      [&](int, const SessionKey&) {
+        return CreditLine{random(), random(), random(), random(), random(), {}};
+      },
+      50, false);
+}
+
+INSTANTIATE_TEST_SUITE_P(Orders, HostileCreditTest, testing::Values("seed=1", "seed=1&ordered=0"),
+                         [](const auto& name) {
+                           return std::string(name.param).find("ordered=0") == std::string::npos
+                                      ? "ordered"
+                                      : "unordered";
+                         });
+
+// ── Failing links ───────────────────────────────────────────────────────────────────────────────
+
+TEST(FailingLinkTest, both_sides_are_told_and_the_others_go_on) {
+  ensure_torn_link();
+  Receiver receiver = penstock::bind(fresh_uri("torn", "seed=1&capacity=4KiB"));
+  const std::string uri = receiver.uris().at(0);
+  for (int posts = 0; posts < 40; posts += 3) {
+    Sender good = connect(uri + "?seed=2");
+    Sender failing = connect(uri + "?seed=1&fail_after=" + std::to_string(posts));
+    std::jthread sending([&] {
+      std::uint64_t i = 0;
+      SendStatus status = SendStatus::sent;
+      while (status == SendStatus::sent) status = failing.send(bytes_of(i++));
+      EXPECT_EQ(status, SendStatus::peer_lost);
+      EXPECT_NE(failing.stats().error.find("fail_after"), std::string::npos) << failing.stats().error;
+      EXPECT_EQ(good.send(bytes_of(i)), SendStatus::sent);
+      EXPECT_EQ(good.close(), FlushStatus::consumed);
+    });
+    std::uint64_t next = 0;
+    int losses = 0;
+    RecvStatus status = RecvStatus::received;
+    while (status != RecvStatus::closed) {
+      const Message message = receiver.recv();
+      status = message.status();
+      if (status == RecvStatus::peer_lost) {
+        ++losses;
+        EXPECT_EQ(message.loss()->progress.consumed, next);
+      } else if (message) {
+        std::uint64_t number = 0;
+        ASSERT_EQ(message.data().size(), sizeof(number));
+        std::memcpy(&number, message.data().data(), sizeof(number));
+        if (number == next) ++next;  // else the good sender's only one
+      }
+    }
+    EXPECT_EQ(losses, 1);
+  }
+}
+
+// ── Strangers at the control port ───────────────────────────────────────────────────────────────
+
+class StrangerTest : public testing::Test {
+ protected:
+  StrangerTest() {
+    ensure_torn_link();
+    receiver_ = penstock::bind(fresh_uri("torn", "seed=1&persistent=1"));
+    uri_ = Uri::parse(receiver_.uris().at(0));
+    good_ = connect(receiver_.uris().at(0) + "?seed=1");
+  }
+  void TearDown() override {
+    // Whoever came by, the channel goes on.
+    EXPECT_EQ(good_.send(bytes_of(std::uint64_t{7})), SendStatus::sent);
+    EXPECT_TRUE(receiver_.recv());
+    EXPECT_EQ(receiver_.stats().sources.size(), 1U);
+  }
+
+  [[nodiscard]] int dial() const {
+    const int socket = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(uri_.port);
+    ::inet_pton(AF_INET, "127.0.0.1", &address.sin_addr);
+    EXPECT_EQ(::connect(socket, reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+    return socket;
+  }
+  static void say(int socket, std::string_view text) {
+    (void)::send(socket, text.data(), text.size(), MSG_NOSIGNAL);
+  }
+  static void say(int socket, std::span<const std::byte> bytes) {
+    say(socket, std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
+  }
+  /// Everything that comes until the other side closes.
+  static std::vector<std::byte> read_to_end(int socket) {
+    std::vector<std::byte> all;
+    std::array<std::byte, 4096> some{};
+    ssize_t got = 0;
+    while ((got = ::recv(socket, some.data(), some.size(), 0)) > 0) {
+      all.insert(all.end(), some.begin(), some.begin() + got);
+    }
+    ::close(socket);
+    return all;
+  }
+  [[nodiscard]] Hello good_hello() const {
+    Hello hello;
+    hello.channel = uri_.name;
+    hello.paths = {"torn"};
+    hello.page_size = 4096;
+    hello.max_capacity = kMaxCapacity;
+    hello.liveness_ns = 1'000'000'000;
+    return hello;
+  }
+  /// What a receiver answers to a hello that it does not accept.
+  Reject reject_of(const Hello& hello) {
+    const int socket = dial();
+    say(socket, encode(hello));
+    FrameReader reader;
+    reader.append(read_to_end(socket));
+    const auto frame = reader.next();
+    if (!frame || frame->type != FrameType::reject) {
+      ADD_FAILURE() << "no reject";
+      return {};
+    }
+    return decode_reject(frame->body);
+  }
+
+  Receiver receiver_;
+  Sender good_;
+  Uri uri_;
+};
+
+TEST_F(StrangerTest, other_protocols_are_turned_away) {
+  using std::string_literals::operator""s;
+  const auto before = receiver_.stats().refused;
+  const std::array strangers{
+      "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"s,
+      "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"s + std::string(500, 'x'),
+      "SSH-2.0-OpenSSH_9.2\r\n"s,
+      std::string(100'000, '\0'),
+      "x"s,
+  };
+  for (const std::string& stranger : strangers) {
+    const int socket = dial();
+    say(socket, stranger);
+    EXPECT_TRUE(read_to_end(socket).empty()) << "a stranger gets no answer";
+  }
+  EXPECT_EQ(receiver_.stats().refused, before + strangers.size());
+}
+
+TEST_F(StrangerTest, random_bytes_are_turned_away) {
+  std::mt19937 random(1);
+  for (int i = 0; i < 50; ++i) {
+    std::string noise(1 + random() % 3'000, '\0');
+    for (char& c : noise) c = static_cast<char>(random());
+    if (i % 2 == 0) {
+      // Begins as a hello does.
+      const FrameHeader header{kFrameMagic, static_cast<std::uint16_t>(random() % 10), 0,
+                               static_cast<std::uint32_t>(random() % 5 == 0 ? random() : noise.size())};
+      noise.insert(0, reinterpret_cast<const char*>(&header), sizeof(header));
+    }
+    const int socket = dial();
+    say(socket, noise);
+    ::shutdown(socket, SHUT_WR);
+    (void)read_to_end(socket);
+  }
+}
+
+TEST_F(StrangerTest, truncated_hellos_are_turned_away) {
+  const auto whole = encode(good_hello());
+  for (std::size_t size = 0; size < whole.size(); ++size) {
+    const int socket = dial();
+    say(socket, std::span(whole).first(size));
+    ::shutdown(socket, SHUT_WR);
+    EXPECT_TRUE(read_to_end(socket).empty()) << size;
+  }
+}
+
+TEST_F(StrangerTest, changed_hellos_do_no_harm) {
+  const auto whole = encode(good_hello());
+  std::mt19937 random(2);
+  for (int i = 0; i < 300; ++i) {
+    auto changed = whole;
+    for (auto n = 1 + random() % 4; n > 0; --n) {
+      changed[random() % changed.size()] = static_cast<std::byte>(random());
+    }
+    const int socket = dial();
+    say(socket, changed);
+    ::shutdown(socket, SHUT_WR);
+    (void)read_to_end(socket);
+  }
+}
+
+TEST_F(StrangerTest, a_hello_without_a_ready_is_given_up) {
+  const int socket = dial();
+  say(socket, encode(good_hello()));
+  say(socket, "and now for something different");
+  EXPECT_FALSE(read_to_end(socket).empty()) << "the welcome";
+  const int out_of_turn = dial();
+  say(out_of_turn, encode(good_hello()));
+  say(out_of_turn, encode_empty(FrameType::go));
+  EXPECT_FALSE(read_to_end(out_of_turn).empty());
+  const int bad_link = dial();
+  say(bad_link, encode(good_hello()));
+  say(bad_link, encode(Ready{std::vector<std::byte>(1'000)}));
+  EXPECT_FALSE(read_to_end(bad_link).empty());
+}
+
+TEST_F(StrangerTest, silent_connections_hold_nobody_up) {
+  std::vector<int> silent;
+  for (int i = 0; i < 50; ++i) silent.push_back(dial());
+  Sender another = connect(receiver_.uris().at(0) + "?seed=3");
+  EXPECT_EQ(another.send(bytes_of(std::uint64_t{1})), SendStatus::sent);
+  EXPECT_TRUE(receiver_.recv());
+  EXPECT_EQ(another.close(), FlushStatus::consumed);
+  another = Sender();
+  for (const int socket : silent) ::close(socket);
+  while (receiver_.stats().sources.size() != 1) {
+    EXPECT_EQ(receiver_.try_recv().status(), RecvStatus::empty);
+  }
+}
+
+TEST_F(StrangerTest, mismatches_are_named) {
+  Hello hello = good_hello();
+  hello.version_min = hello.version_max = 99;
+  EXPECT_EQ(reject_of(hello).code, Errc::version_mismatch);
+  hello = good_hello();
+  hello.features_required = 1U << 5U;
+  EXPECT_EQ(reject_of(hello).code, Errc::feature_mismatch);
+  hello = good_hello();
+  hello.fingerprint = 42;
+  EXPECT_EQ(reject_of(hello).code, Errc::type_mismatch);
+  hello = good_hello();
+  hello.channel = "another";
+  EXPECT_EQ(reject_of(hello).code, Errc::no_such_channel);
+  hello = good_hello();
+  hello.max_capacity = 4096;
+  EXPECT_EQ(reject_of(hello).code, Errc::geometry_mismatch);
+}
+
+}  // namespace
+}  // namespace penstock::test
