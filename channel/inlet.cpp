@@ -284,18 +284,24 @@ void Inlet::report_remote(std::optional<std::uint32_t> immediate) noexcept {
   write.source = reinterpret_cast<const std::byte*>(&line);
   write.length = sizeof line;
   write.copied = true;
-  auto status = link_->post(std::span(&write, 1), immediate, cookie_ + 1);
-  // Room comes with the next completion, or the link fails.
-  while (status == PostStatus::no_room && !gone_.load(std::memory_order_relaxed)) {
-    take_events();
-    status = link_->post(std::span(&write, 1), immediate, cookie_ + 1);
+  switch (link_->post(std::span(&write, 1), immediate, cookie_ + 1)) {
+    case PostStatus::failed: return connection_->suspect(link_->error());
+    case PostStatus::no_room:
+      // Room comes with a completion, of which the engine hears too.
+      report_due_ = true;
+      link_->arm(true, true);
+      return;
+    case PostStatus::posted: break;
   }
-  if (status == PostStatus::failed) return connection_->suspect(link_->error());
-  if (status == PostStatus::no_room) return;  // lost meanwhile
+  report_due_ = false;
   ++sequence_;
   ++cookie_;
   ++credit_writes_;
   reported_ = head_;
+  if (told_armed_at_ != armed_at_) {
+    told_armed_at_ = armed_at_;
+    armed_cookie_ = cookie_;
+  }
   if (immediate) {
     blocked_ = false;
     known_ = head_;
@@ -330,9 +336,10 @@ void Inlet::take_events() noexcept {
     }
     if (count < events.size()) break;
   }
-  if (report_due_ && landed_cookie_ == cookie_ && !shut_) {
+  if (report_due_ && !shut_ && (ordered_ || landed_cookie_ == cookie_)) {
     report_due_ = false;
     report(true);
+    if (told_armed_at_ != armed_at_ && !report_due_) report_remote(std::nullopt);
   }
 }
 
@@ -363,12 +370,10 @@ void Inlet::arm() noexcept {
     }
     const Cursor here = next_ | 1U;  // the low bit tells cursor 0 from "never"
     if (armed_at_ == here && reported_ == head_) return;
-    const bool fresh = armed_at_ != here;
     armed_at_ = here;
     report_remote(blocked_ && head_ > known_
                       ? std::optional(static_cast<std::uint32_t>(Immediate::credit))
                       : std::nullopt);
-    if (fresh) armed_cookie_ = cookie_;
   });
 }
 
@@ -377,7 +382,8 @@ bool Inlet::armed() noexcept {
   bool done = false;
   with_token([&] {
     if (!shut_) tend();  // a question may have come: nobody else will hear of it
-    done = shut_ || gone_.load(std::memory_order_relaxed) || landed_cookie_ >= armed_cookie_;
+    done = shut_ || gone_.load(std::memory_order_relaxed) ||
+           (told_armed_at_ == armed_at_ && landed_cookie_ >= armed_cookie_);
   });
   return done;
 }
@@ -396,15 +402,15 @@ bool Inlet::has_news() noexcept {
 }
 
 void Inlet::disarm() noexcept {
-  // relaxed: a wake-up too many does no harm
-  if (!link_) control_.receiver_armed.store(0, std::memory_order_relaxed);
+  // SYNC parked: sequentially consistent, before the count of the parked is looked at
+  if (!link_) control_.receiver_armed.store(0, std::memory_order_seq_cst);
 }
 
 void Inlet::on_ready(std::uint32_t /*events*/) noexcept {
   with_token([this] {
     if (shut_) return;
     link_->disarm();
-    link_->arm(!ordered_, true);
+    link_->arm(!ordered_ || report_due_, true);
     tend();
   });
   notify();
@@ -450,14 +456,16 @@ void Inlet::retire() noexcept {
 
 void Inlet::shut() noexcept {
   Cursor consumed = 0;
+  bool owed = false;
   with_token([&] {
     shut_ = true;
     consumed = head_;
+    owed = reported_ != head_;
     if (first_view_ != next_view_) self_ = shared_from_this();
   });
   control_.receiver_closed.store(1, std::memory_order_seq_cst);
   if (!link_) {
-    if (reported_ != head_) control_.consumed.store(consumed, std::memory_order_release);  // SYNC credit
+    if (owed) control_.consumed.store(consumed, std::memory_order_release);  // SYNC credit
     wake_senders(control_);
   }
   if (connection_) {

@@ -147,7 +147,8 @@ class Inlet final : public ConnectionObserver, public EngineHandler,
   std::uint64_t sequence_ = 0;    // of credit lines
   std::uint64_t cookie_ = 0;      // of the last post
   std::uint64_t landed_cookie_ = 0;  // completed up to
-  std::uint64_t armed_cookie_ = 0;   // of the credit line that said armed_at_
+  Cursor told_armed_at_ = 0;         // the armed_at_ of the last post
+  std::uint64_t armed_cookie_ = 0;   // of the first credit line that said it
   bool blocked_ = false;          // the sender waits for credit
   Cursor known_ = 0;           // consumption that the waiting sender knows of
   std::uint64_t credit_writes_ = 0;

@@ -19,6 +19,10 @@ std::atomic<SourceId> g_next_source{1};  // relaxed: only uniqueness matters
 constexpr std::uint32_t kBurst = 32;
 /// A receiver with more senders than this looks at tails rather than into every ring.
 constexpr std::size_t kMostHotInlets = 8;
+/// Before a receiver that falls asleep gives its CPU away until its senders know.
+constexpr int kLooksForArming = 1000;
+/// How long a clone that has work itself looks on another's behalf.
+constexpr auto kPassOn = std::chrono::milliseconds(1);
 
 }  // namespace
 
@@ -192,48 +196,57 @@ Message Mailbox::receive(Drain& drain, Duration timeout) noexcept {
   }
 }
 
-bool Mailbox::fall_asleep(Drain& drain) noexcept {
+bool Mailbox::has_news(const Drain& drain) const noexcept {
+  // A new sender raises the version and writes to the descriptor.
+  return drain.version != version_.load(std::memory_order_acquire) ||  // SYNC inlets
+         std::ranges::any_of(drain.inlets, [](const auto& inlet) { return inlet->has_news(); });
+}
+
+bool Mailbox::fall_asleep(const Drain& drain, TimePoint deadline) noexcept {
   for (const auto& inlet : drain.inlets) inlet->arm();
-  // Remote senders know of it when the write that says so has landed there. Meanwhile keep looking.
-  for (const auto& inlet : drain.inlets) {
-    while (!inlet->armed()) {
-      if (inlet->has_news()) return false;
+  // Remote senders know of it when the write that says so has landed there. Meanwhile keep looking:
+  // one whose network is cut must not keep the others' messages waiting.
+  const auto all_armed = [&] {
+    // Every one of them is asked: that takes what came for it.
+    return std::ranges::count_if(drain.inlets, [](const auto& i) { return !i->armed(); }) == 0;
+  };
+  for (int looks = 0; !all_armed(); ++looks) {
+    if (has_news(drain) || Clock::now() >= deadline) return false;
+    if (looks < kLooksForArming) {
       cpu_relax();
+      continue;
     }
+    pollfd wait{wake_fd_.get(), POLLIN, 0};
+    if (::poll(&wait, 1, 1) > 0) return false;
   }
-  // SYNC receiver-sleep (receiver): the last look, after the senders know. A new sender raises the
-  // version and writes to the descriptor.
-  return drain.version == version_.load(std::memory_order_acquire) &&
-         std::ranges::none_of(drain.inlets, [](const auto& inlet) { return inlet->has_news(); });
+  return !has_news(drain);  // SYNC receiver-sleep (receiver): the last look, after the senders know
 }
 
 void Mailbox::park(Drain& drain, TimePoint deadline) noexcept {
   parked_.fetch_add(1, std::memory_order_seq_cst);  // SYNC parked
-  if (fall_asleep(drain)) {
+  if (fall_asleep(drain, deadline)) {
     parks_.fetch_add(1, std::memory_order_relaxed);
     pollfd wait{wake_fd_.get(), POLLIN, 0};
     ::poll(&wait, 1, poll_timeout(deadline));
   }
   std::uint64_t count = 0;
   [[maybe_unused]] const auto got = ::read(wake_fd_.get(), &count, sizeof count);
-  if (parked_.fetch_sub(1, std::memory_order_seq_cst) == 1) {
+  if (parked_.fetch_sub(1, std::memory_order_seq_cst) == 1)
     for (const auto& inlet : drain.inlets) inlet->disarm();
-  } else {
-    wake_another(drain);
-  }
+  // SYNC parked: a clone counts itself, then arms; this disarms, then looks at the count. Both
+  // sequentially consistent, so a clone whose arming was undone here is seen here.
+  if (parked_.load(std::memory_order_seq_cst) != 0) wake_another(drain);
 }
 
-void Mailbox::wake_another(Drain& drain) noexcept {
+void Mailbox::wake_another(const Drain& drain) noexcept {
   // Another clone sleeps on the same descriptor, and the wake-up was taken by this one: see to it
   // that the next message wakes it, and that one that is here already does; so does a sender that
   // came or went, of which each clone must hear.
-  for (const auto& inlet : drain.inlets) inlet->arm();
-  const bool news = drain.version != version_.load(std::memory_order_acquire) ||  // SYNC inlets
-                    std::ranges::any_of(drain.inlets, [](const auto& i) { return i->has_news(); });
-  if (news && receivers_.load(std::memory_order_relaxed) > 1) notify();
+  if (!fall_asleep(drain, Clock::now() + kPassOn)) notify();
 }
 
 void Mailbox::close() noexcept {
+  if (!here()) return;  // a child's copy; its parent's mutex may have been held
   std::vector<std::unique_ptr<Listener>> listeners;
   std::vector<std::shared_ptr<Inlet>> inlets;
   {
@@ -243,10 +256,8 @@ void Mailbox::close() noexcept {
     inlets.swap(inlets_);
     version_.fetch_add(1, std::memory_order_release);  // SYNC inlets
   }
-  if (here()) {
-    listeners.clear();  // waits for handshakes under way: they call add(), which takes the mutex
-    for (const auto& inlet : inlets) inlet->shut();
-  }
+  listeners.clear();  // waits for handshakes under way: they call add(), which takes the mutex
+  for (const auto& inlet : inlets) inlet->shut();
   notify();
 }
 

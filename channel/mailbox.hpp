@@ -59,8 +59,9 @@ class Mailbox final : public InletSink, public std::enable_shared_from_this<Mail
   void drop(const std::shared_ptr<Inlet>& inlet) noexcept;
   [[nodiscard]] bool all_closed() const noexcept;
   void park(Drain& drain, TimePoint deadline) noexcept;
-  [[nodiscard]] bool fall_asleep(Drain& drain) noexcept;
-  void wake_another(Drain& drain) noexcept;
+  [[nodiscard]] bool has_news(const Drain& drain) const noexcept;
+  [[nodiscard]] bool fall_asleep(const Drain& drain, TimePoint deadline) noexcept;
+  void wake_another(const Drain& drain) noexcept;
   void fold_counters() noexcept;
 
   const Birth birth_;

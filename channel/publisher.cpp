@@ -49,9 +49,11 @@ void Publisher::start(std::function<void(const std::string&)> failed) {
   failed_ = std::move(failed);
   auto& engine = Engine::get();
   engine.attend(shared_from_this());
+  token_.run([this] {
+    link_->arm(false, true);
+    advance();
+  });
   engine.watch(link_->event_fd(), EPOLLIN, shared_from_this());
-  link_->arm(false, true);
-  token_.run([this] { advance(); });
 }
 
 void Publisher::stop() noexcept {
@@ -189,7 +191,10 @@ bool Publisher::reap() noexcept {
           any = true;
           break;
         }
-        case LinkEvent::Kind::immediate: any = true; break;  // its news is in the credit line
+        case LinkEvent::Kind::immediate:
+          any = true;  // its news is in the credit line
+          if (static_cast<Immediate>(event.value & kImmediateKind) == Immediate::credit) asked_ = false;
+          break;
         case LinkEvent::Kind::failed: fail(link_->error()); return true;
       }
     }
@@ -207,7 +212,6 @@ void Publisher::take_credit() noexcept {
         line->limit > line->consumed + ring_.capacity() || (line->armed_at & ~1ULL) > posted_)
       return fail("the receiver's credit makes no sense (consumed " + std::to_string(line->consumed) +
                   " of " + std::to_string(posted_) + " sent): it breaks the protocol");
-    if (line->consumed > credit_.consumed) asked_ = false;
     credit_ = *line;
   }
   const auto limit = std::min(credit_.limit, completed() + ring_.capacity());
