@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
 
 #include <algorithm>
 #include <array>
@@ -30,10 +31,16 @@ void after_fork_child() noexcept {
 
 const int g_fork_handlers = ::pthread_atfork(before_fork, after_fork_parent, after_fork_child);
 
-constexpr long kLaterNs = 1'000'000;
-constexpr long kSoonNs = 200'000;
-constexpr long kNsPerMs = 1'000'000;
-constexpr int kLongestSleepMs = 60'000;
+constexpr auto kLater = std::chrono::milliseconds(1);
+constexpr auto kSoon = std::chrono::microseconds(200);
+constexpr auto kLongestSleep = std::chrono::minutes(1);
+constexpr std::uint64_t kWakeId = 0;
+constexpr std::uint64_t kAlarmId = 1;
+
+timespec to_timespec(std::chrono::nanoseconds time) noexcept {
+  const auto whole = std::chrono::duration_cast<std::chrono::seconds>(time);
+  return {whole.count(), (time - whole).count()};
+}
 
 }  // namespace
 
@@ -60,12 +67,20 @@ Engine::Engine(bool own_thread)
     : epoll_(::epoll_create1(EPOLL_CLOEXEC)), wake_fd_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
   if (!epoll_) throw_errno("engine: epoll_create1", errno);
   if (!wake_fd_) throw_errno("engine: eventfd", errno);
-  epoll_event event{};
-  event.events = EPOLLIN;
-  event.data.u64 = 0;
-  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_fd_.get(), &event) != 0)
-    throw_errno("engine: epoll_ctl", errno);
-  if (!own_thread) return;
+  const auto add = [this](int fd, std::uint64_t id) {
+    epoll_event event{};
+    event.events = EPOLLIN;
+    event.data.u64 = id;
+    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0)
+      throw_errno("engine: epoll_ctl", errno);
+  };
+  add(wake_fd_.get(), kWakeId);
+  if (!own_thread) {
+    alarm_ = Fd(::timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
+    if (!alarm_) throw_errno("engine: timerfd_create", errno);
+    add(alarm_.get(), kAlarmId);
+    return;
+  }
   // The application's signals are not for this thread.
   sigset_t all;
   sigset_t old;
@@ -94,7 +109,7 @@ void Engine::watch(int fd, std::uint32_t events, const std::shared_ptr<EngineHan
   epoll_event event{};
   event.events = events;
   event.data.u64 = id;
-  watches_[id] = {fd, handler};
+  watches_[id] = {fd, handler, handler.get()};
   ids_[fd] = id;
   if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
     const int error = errno;
@@ -108,11 +123,22 @@ void Engine::unwatch(int fd) noexcept {
   std::unique_lock lock(mutex_);
   const auto found = ids_.find(fd);
   if (found == ids_.end()) return;
-  const std::uint64_t id = found->second;
+  const auto watch = watches_.find(found->second);
+  const auto* handler = watch->second.identity;
   ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
   ids_.erase(found);
-  watches_.erase(id);
-  if (!on_engine_thread()) idle_.wait(lock, [&] { return running_ != id; });
+  watches_.erase(watch);
+  await_call(lock, handler);
+}
+
+void Engine::quiesce(const EngineHandler& handler) noexcept {
+  std::unique_lock lock(mutex_);
+  await_call(lock, &handler);
+}
+
+void Engine::await_call(std::unique_lock<std::mutex>& lock, const EngineHandler* handler) noexcept {
+  if (running_ != handler || on_engine_thread()) return;
+  idle_.wait(lock, [&, call = calls_] { return running_ != handler || calls_ != call; });
 }
 
 void Engine::call_at(TimePoint when, const std::shared_ptr<EngineHandler>& handler) {
@@ -138,21 +164,38 @@ void Engine::attention(Attention when) noexcept {
     if (attentive_.compare_exchange_weak(seen, when, std::memory_order_seq_cst)) return wake();
 }
 
+template <class Work>
+void Engine::call(std::shared_ptr<EngineHandler> handler, Work&& work) noexcept {
+  {
+    const std::lock_guard lock(mutex_);
+    running_ = handler.get();
+    ++calls_;
+  }
+  work(*handler);
+  finish_call(std::move(handler));
+}
+
+void Engine::finish_call(std::shared_ptr<EngineHandler> handler) noexcept {
+  handler.reset();  // may be the last reference: outside the lock
+  const std::lock_guard lock(mutex_);
+  running_ = nullptr;
+  idle_.notify_all();
+}
+
 void Engine::run_ready(std::uint64_t id, std::uint32_t events) noexcept {
   std::shared_ptr<EngineHandler> handler;
   {
+    // One critical section, so that unwatch() either comes before or waits.
     const std::lock_guard lock(mutex_);
     const auto found = watches_.find(id);
     if (found == watches_.end()) return;  // unwatched after epoll_wait returned
     handler = found->second.handler.lock();
     if (!handler) return;  // dying: its destructor unwatches
-    running_ = id;
+    running_ = handler.get();
+    ++calls_;
   }
   handler->on_ready(events);
-  handler.reset();  // may be the last reference: outside the lock
-  const std::lock_guard lock(mutex_);
-  running_ = 0;
-  idle_.notify_all();
+  finish_call(std::move(handler));
 }
 
 void Engine::run_timers() noexcept {
@@ -166,7 +209,8 @@ void Engine::run_timers() noexcept {
       return true;
     });
   }
-  for (auto& handler : due) handler->on_time(now);
+  for (auto& handler : due)
+    call(std::move(handler), [now](EngineHandler& h) { h.on_time(now); });
 }
 
 void Engine::run_attention() noexcept {
@@ -180,7 +224,9 @@ void Engine::run_attention() noexcept {
         if (auto handler = weak.lock()) handlers.push_back(std::move(handler));
     }
     auto wanted = Attention::none;
-    for (const auto& handler : handlers) wanted = std::max(wanted, handler->on_attention());
+    for (auto& handler : handlers)
+      call(std::move(handler),
+           [&wanted](EngineHandler& h) { wanted = std::max(wanted, h.on_attention()); });
     return wanted;
   };
   const auto wanted = ask();
@@ -192,32 +238,55 @@ void Engine::run_attention() noexcept {
     attentive_.store(again, std::memory_order_seq_cst);
 }
 
-timespec Engine::next_timeout(int at_most_ms) noexcept {
+TimePoint Engine::next_due() noexcept {
   const std::lock_guard lock(mutex_);
-  int timeout = at_most_ms < 0 ? kLongestSleepMs : std::min(at_most_ms, kLongestSleepMs);
-  for (const auto& timer : timers_) timeout = std::min(timeout, poll_timeout(timer.when));
-  long ns = timeout * kNsPerMs;
+  auto due = TimePoint::max();
+  for (const auto& timer : timers_) due = std::min(due, timer.when);
   // relaxed: a request after this load writes to the wake-up descriptor
   switch (attentive_.load(std::memory_order_relaxed)) {
     case Attention::none: break;
-    case Attention::later: ns = std::min(ns, kLaterNs); break;
-    case Attention::soon: ns = std::min(ns, kSoonNs); break;
+    case Attention::later: due = std::min(due, Clock::now() + kLater); break;
+    case Attention::soon: due = std::min(due, Clock::now() + kSoon); break;
   }
-  return {ns / (1000 * kNsPerMs), ns % (1000 * kNsPerMs)};
+  return due;
 }
 
-void Engine::run_once(int timeout_ms) noexcept {
+int Engine::wait(std::span<epoll_event> events, TimePoint until) noexcept {
+  const auto left = std::max<std::chrono::nanoseconds>(until - Clock::now(), {});
+  const auto size = static_cast<int>(events.size());
+  if (!coarse_) {
+    const auto timeout = to_timespec(left);
+    const int count = ::epoll_pwait2(epoll_.get(), events.data(), size, &timeout, nullptr);
+    // Linux before 5.11 has no such call, and some sandboxes forbid it.
+    if (count >= 0 || (errno != ENOSYS && errno != EPERM)) return count;
+    coarse_ = true;
+  }
+  // Rounded up: rounded down, the last part of a wait would be spun away.
+  const auto ms = std::chrono::ceil<std::chrono::milliseconds>(left).count();
+  return ::epoll_wait(epoll_.get(), events.data(), size, static_cast<int>(ms));
+}
+
+void Engine::arm_alarm() noexcept {
+  itimerspec alarm{};  // zero: never
+  if (const auto due = next_due(); due != TimePoint::max()) {
+    // One that is past fires at once; so does the first moment of the clock, which zero would not.
+    alarm.it_value = to_timespec(
+        std::max<std::chrono::nanoseconds>(due.time_since_epoch(), std::chrono::nanoseconds(1)));
+  }
+  // Setting it also takes back that it has fired.
+  ::timerfd_settime(alarm_.get(), TFD_TIMER_ABSTIME, &alarm, nullptr);
+}
+
+void Engine::run_once(std::chrono::nanoseconds at_most) noexcept {
   std::array<epoll_event, 64> events;
-  const auto timeout = next_timeout(timeout_ms);
-  const int count = ::epoll_pwait2(epoll_.get(), events.data(), static_cast<int>(events.size()),
-                                   &timeout, nullptr);
+  const int count = wait(events, std::min(next_due(), Clock::now() + at_most));
   for (int i = 0; i < count; ++i) {
     const auto& event = events[static_cast<std::size_t>(i)];
-    if (event.data.u64 != 0) {
-      run_ready(event.data.u64, event.events);
-    } else {
+    if (event.data.u64 == kWakeId) {
       std::uint64_t drained = 0;
       [[maybe_unused]] const auto got = ::read(wake_fd_.get(), &drained, sizeof drained);
+    } else if (event.data.u64 != kAlarmId) {
+      run_ready(event.data.u64, event.events);
     }
   }
   run_timers();
@@ -226,12 +295,13 @@ void Engine::run_once(int timeout_ms) noexcept {
 
 void Engine::run() noexcept {
   runner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
-  for (;;) run_once(-1);
+  for (;;) run_once(kLongestSleep);
 }
 
 void Engine::progress(std::chrono::milliseconds timeout) noexcept {
   runner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
-  run_once(static_cast<int>(std::clamp<long>(timeout.count(), 0, kLongestSleepMs)));
+  run_once(std::clamp<std::chrono::milliseconds>(timeout, timeout.zero(), kLongestSleep));
+  arm_alarm();
   runner_.store({}, std::memory_order_relaxed);
 }
 

@@ -6,15 +6,17 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
-#include <ctime>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <vector>
 
 #include "penstock/transport/clock.hpp"
 #include "penstock/transport/fd.hpp"
+
+struct epoll_event;
 
 namespace penstock::inline v1 {
 
@@ -51,8 +53,12 @@ class Engine {
   /// From now on no thread is started: the application calls progress() when progress_fd() is
   /// readable. To be called before the first channel; throws SetupError otherwise.
   static void drive_by_hand();
+  /// An epoll descriptor to poll for reading. Driven by hand, it is readable whenever progress() has
+  /// something to do: a descriptor is ready, a timer (pings, deadlines) is due, or somebody asked
+  /// for attention. No clock of the application's own is needed.
   [[nodiscard]] int progress_fd() const noexcept { return epoll_.get(); }
-  /// Does what is due and returns at the latest after `timeout`. Only when driven by hand.
+  /// Does what is due and returns at the latest after `timeout`. Only when driven by hand, and by one
+  /// thread at a time, which counts as the engine's own meanwhile.
   void progress(std::chrono::milliseconds timeout) noexcept;
 
   Engine(const Engine&) = delete;
@@ -63,9 +69,16 @@ class Engine {
 
   /// Calls handler->on_ready() while `fd` has `events` (epoll, level-triggered). Throws SetupError.
   void watch(int fd, std::uint32_t events, const std::shared_ptr<EngineHandler>& handler);
-  /// When it returns, the handler is not running for `fd` and will not; except when called by the
-  /// engine itself, where the handler may be the caller. To be called before the descriptor closes.
+  /// When it returns, the handler is not running for `fd` and will not; except on the engine's own
+  /// thread, where the handler may be the caller. To be called before the descriptor closes. Hold no
+  /// lock that the handler takes.
   void unwatch(int fd) noexcept;
+  /// When it returns, no call of the handler that was running is running any more; at once on the
+  /// engine's own thread, where the handler may be the caller. It forbids no later call: timers and
+  /// attention have no other end than the handler's own. So a handler that is to be stopped first
+  /// notes that it is, and every call looks at that note first. What was noted before this is seen by
+  /// every call that begins after it. Hold no lock that the handler takes.
+  void quiesce(const EngineHandler& handler) noexcept;
   /// Calls handler->on_time() once at `when`.
   void call_at(TimePoint when, const std::shared_ptr<EngineHandler>& handler);
   /// From now on attention() may be asked for it.
@@ -78,6 +91,7 @@ class Engine {
   struct Watch {
     int fd;
     std::weak_ptr<EngineHandler> handler;
+    const EngineHandler* identity;  // of the handler, which may be dying
   };
   struct Timer {
     TimePoint when;
@@ -86,11 +100,18 @@ class Engine {
 
   explicit Engine(bool own_thread);
   void run() noexcept;
-  void run_once(int timeout_ms) noexcept;
+  void run_once(std::chrono::nanoseconds at_most) noexcept;
   void run_ready(std::uint64_t id, std::uint32_t events) noexcept;
   void run_timers() noexcept;
   void run_attention() noexcept;
-  [[nodiscard]] timespec next_timeout(int at_most_ms) noexcept;
+  template <class Work>
+  void call(std::shared_ptr<EngineHandler> handler, Work&& work) noexcept;
+  void finish_call(std::shared_ptr<EngineHandler> handler) noexcept;
+  void await_call(std::unique_lock<std::mutex>& lock, const EngineHandler* handler) noexcept;
+  /// The next timer or attention tick; TimePoint::max() when there is none.
+  [[nodiscard]] TimePoint next_due() noexcept;
+  [[nodiscard]] int wait(std::span<epoll_event> events, TimePoint until) noexcept;
+  void arm_alarm() noexcept;
   [[nodiscard]] bool on_engine_thread() const noexcept {
     return std::this_thread::get_id() == runner_.load(std::memory_order_relaxed);
   }
@@ -98,6 +119,8 @@ class Engine {
 
   Fd epoll_;
   Fd wake_fd_;
+  Fd alarm_;             // by hand only: a timerfd that makes epoll_ readable when something is due
+  bool coarse_ = false;  // the engine's thread only: the kernel has no epoll_pwait2
   // relaxed everywhere: a thread only compares it with itself
   std::atomic<std::thread::id> runner_{};
 
@@ -105,8 +128,9 @@ class Engine {
   std::condition_variable idle_;
   std::map<std::uint64_t, Watch> watches_;
   std::map<int, std::uint64_t> ids_;
-  std::uint64_t next_id_ = 1;
-  std::uint64_t running_ = 0;
+  std::uint64_t next_id_ = 2;  // 0 and 1: wake_fd_ and alarm_
+  const EngineHandler* running_ = nullptr;  // which one is being called
+  std::uint64_t calls_ = 0;                 // of all handlers, the running one included
   std::vector<Timer> timers_;
   std::vector<std::weak_ptr<EngineHandler>> attended_;
 
