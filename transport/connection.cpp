@@ -15,6 +15,9 @@ constexpr int kPingsPerDeadline = 8;
 constexpr int kStalledPart = 4;
 /// How long after a path failed its peer's good-bye may come.
 constexpr auto kGrace = std::chrono::milliseconds(100);
+/// Read in one call at most, so that a flood holds up nobody else: the engine calls again.
+constexpr std::size_t kReadSize = 4096;
+constexpr int kReadsPerCall = 4;
 
 std::string seconds(std::chrono::nanoseconds time) {
   const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(time).count();
@@ -41,9 +44,15 @@ void Connection::stop() noexcept {
     const std::lock_guard lock(mutex_);
     done_ = true;
   }
-  if (socket_) Engine::get().unwatch(socket_.get());
-  const std::lock_guard lock(mutex_);
-  socket_.reset();
+  auto& engine = Engine::get();
+  engine.quiesce(*this);
+  // From here on the engine's calls leave the socket alone, and another stop() finds it taken.
+  Fd socket;
+  {
+    const std::lock_guard lock(mutex_);
+    socket = std::move(socket_);
+  }
+  if (socket) engine.unwatch(socket.get());
 }
 
 void Connection::say_go() noexcept { send(encode_empty(FrameType::go)); }
@@ -92,54 +101,71 @@ void Connection::lost(const std::string& why) noexcept {
   if (const auto observer = observer_.lock()) observer->on_lost(why);
 }
 
-bool Connection::read_all() {
-  std::array<std::byte, 512> bytes;
+bool Connection::over() noexcept {
+  const std::lock_guard lock(mutex_);
+  return done_;
+}
+
+Connection::Heard Connection::read_some() {
+  std::array<std::byte, kReadSize> bytes;
   for (;;) {
     const auto got = ::recv(socket_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT);
     if (got > 0) {
       last_heard_ = Clock::now();
       reader_.append(std::span(bytes).first(static_cast<std::size_t>(got)));
-      continue;
+      return Heard::something;
     }
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return true;
+    if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return Heard::nothing;
     if (got == 0) errno = 0;
-    return false;
+    return Heard::end;
   }
 }
 
+bool Connection::take_frames(ConnectionObserver& observer) {
+  while (const auto frame = reader_.next()) {
+    switch (frame->type) {
+      case FrameType::ping: break;
+      case FrameType::bye:
+      case FrameType::closed: {
+        const Cursor cursor = decode_goodbye(frame->body);
+        {
+          const std::lock_guard lock(mutex_);
+          if (std::exchange(done_, true)) return false;
+        }
+        Engine::get().unwatch(socket_.get());
+        observer.on_goodbye(cursor);
+        return false;
+      }
+      default:
+        lost("it sent message " + std::to_string(static_cast<int>(frame->type)) + " out of turn");
+        return false;
+    }
+  }
+  return true;
+}
+
 void Connection::on_ready(std::uint32_t /*events*/) noexcept {
+  if (over()) return;
   try {
-    const bool open = read_all();
-    const int error = open ? 0 : errno;
     const auto observer = observer_.lock();
     if (!observer) return;
-    if (stalled_ && Clock::now() - last_heard_ < timing_.own / kStalledPart) {
-      stalled_ = false;
-      observer->on_stalled(false);
-    }
-    while (const auto frame = reader_.next()) {
-      switch (frame->type) {
-        case FrameType::ping: break;
-        case FrameType::bye:
-        case FrameType::closed: {
-          const Cursor cursor = decode_goodbye(frame->body);
-          {
-            const std::lock_guard lock(mutex_);
-            if (std::exchange(done_, true)) return;
-          }
-          Engine::get().unwatch(socket_.get());
-          observer->on_goodbye(cursor);
-          return;
-        }
-        default: return lost("it sent message " + std::to_string(static_cast<int>(frame->type)) +
-                             " out of turn");
+    for (int reads = 0; reads < kReadsPerCall; ++reads) {
+      const auto heard = read_some();
+      const int error = errno;
+      if (heard == Heard::something && stalled_) {
+        stalled_ = false;
+        observer->on_stalled(false);
       }
+      // What was there before is looked at too: it may have come with the handshake's last message.
+      if (!take_frames(*observer)) return;
+      if (heard == Heard::nothing) return;
+      if (heard == Heard::end)
+        return lost(error == ECONNRESET
+                        ? "its control connection was reset: the process has died"
+                        : "its control connection was closed without a good-bye: the process "
+                          "has ended or was killed");
     }
-    if (!open)
-      lost(error == ECONNRESET ? "its control connection was reset: the process has died"
-                               : "its control connection was closed without a good-bye: the process "
-                                 "has ended or was killed");
   } catch (const std::exception& e) {
     lost(e.what());
   }

@@ -65,16 +65,20 @@ class Connection final : public EngineHandler, public std::enable_shared_from_th
  private:
   void send(std::span<const std::byte> frame) noexcept;
   void lost(const std::string& why) noexcept;
-  [[nodiscard]] bool read_all();
+  enum class Heard : std::uint8_t { nothing, something, end };
+  [[nodiscard]] Heard read_some();
+  /// False: this connection is over.
+  [[nodiscard]] bool take_frames(ConnectionObserver& observer);
+  [[nodiscard]] bool over() noexcept;
   void schedule(TimePoint now);
 
   const Birth birth_;
-  Fd socket_;
+  Fd socket_;  // taken by stop(), which waits for the engine's calls first
   const Timing timing_;
   FrameReader reader_;               // engine thread only
   std::weak_ptr<ConnectionObserver> observer_;  // set before the engine knows us
-  std::mutex mutex_;                 // guards writing, socket_'s closing, and the three below
-  bool done_ = false;
+  std::mutex mutex_;                 // guards writing, socket_'s taking, and the three below
+  bool done_ = false;                // nothing is told any more; each call of the engine looks first
   std::string suspicion_;            // empty: none
   TimePoint suspected_at_{};
   TimePoint last_heard_;             // engine thread only

@@ -1,8 +1,10 @@
 #include "penstock/transport/handshake.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 namespace penstock::inline v1 {
 namespace {
@@ -162,12 +164,20 @@ std::vector<std::byte> encode(const Reject& reject) {
   return w.finish();
 }
 
-std::vector<std::byte> encode_empty(FrameType type) { return Writer(type).finish(); }
+std::array<std::byte, kEmptySize> encode_empty(FrameType type) noexcept {
+  return std::bit_cast<std::array<std::byte, kEmptySize>>(
+      FrameHeader{kFrameMagic, static_cast<std::uint16_t>(type), 0, 0});
+}
 
-std::vector<std::byte> encode_goodbye(FrameType type, Cursor cursor) {
-  Writer w(type);
-  w.value(kCursor, cursor);
-  return w.finish();
+std::array<std::byte, kGoodbyeSize> encode_goodbye(FrameType type, Cursor cursor) noexcept {
+  const FrameHeader header{kFrameMagic, static_cast<std::uint16_t>(type), 0,
+                           sizeof(FieldHeader) + sizeof cursor};
+  const FieldHeader field{kCursor, 0, sizeof cursor};
+  std::array<std::byte, kGoodbyeSize> frame;
+  std::memcpy(frame.data(), &header, sizeof header);
+  std::memcpy(frame.data() + sizeof header, &field, sizeof field);
+  std::memcpy(frame.data() + sizeof header + sizeof field, &cursor, sizeof cursor);
+  return frame;
 }
 
 Hello decode_hello(std::span<const std::byte> body) {
@@ -261,27 +271,36 @@ Cursor decode_goodbye(std::span<const std::byte> body) {
   return cursor;
 }
 
+std::chrono::nanoseconds liveness_of(std::uint64_t ns) noexcept {
+  constexpr std::chrono::nanoseconds kShortest = std::chrono::milliseconds(10);
+  constexpr std::chrono::nanoseconds kLongest = std::chrono::hours(1);
+  return std::chrono::nanoseconds(std::clamp<std::uint64_t>(
+      ns, static_cast<std::uint64_t>(kShortest.count()), static_cast<std::uint64_t>(kLongest.count())));
+}
+
 void FrameReader::append(std::span<const std::byte> bytes) {
+  // What was handed out goes now, once for all the frames in it.
+  buffer_.erase(buffer_.begin(), buffer_.begin() + static_cast<std::ptrdiff_t>(begin_));
+  begin_ = 0;
   buffer_.insert(buffer_.end(), bytes.begin(), bytes.end());
 }
 
 std::optional<Frame> FrameReader::next() {
+  const auto rest = std::span(std::as_const(buffer_)).subspan(begin_);
   const std::uint32_t magic = kFrameMagic;
-  const auto seen = std::min(buffer_.size(), sizeof magic);
-  if (seen != 0 && std::memcmp(buffer_.data(), &magic, seen) != 0)
+  const auto seen = std::min(rest.size(), sizeof magic);
+  if (seen != 0 && std::memcmp(rest.data(), &magic, seen) != 0)
     malformed("the peer does not speak penstock's protocol (other program on that port?)");
   FrameHeader header{};
-  if (buffer_.size() < sizeof header) return std::nullopt;
-  std::memcpy(&header, buffer_.data(), sizeof header);
+  if (rest.size() < sizeof header) return std::nullopt;
+  std::memcpy(&header, rest.data(), sizeof header);
   if (header.length > kMaxFrame)
     malformed("a message of " + std::to_string(header.length) + " bytes is over the limit of " +
               std::to_string(kMaxFrame));
-  if (buffer_.size() < sizeof header + header.length) return std::nullopt;
-  const auto begin = buffer_.begin() + sizeof header;
-  const auto end = begin + static_cast<std::ptrdiff_t>(header.length);
-  Frame frame{static_cast<FrameType>(header.type), {begin, end}};
-  buffer_.erase(buffer_.begin(), end);
-  return frame;
+  if (rest.size() < sizeof header + header.length) return std::nullopt;
+  const auto body = rest.subspan(sizeof header, header.length);
+  begin_ += sizeof header + header.length;
+  return Frame{static_cast<FrameType>(header.type), {body.begin(), body.end()}};
 }
 
 }  // namespace penstock::inline v1

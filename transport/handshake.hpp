@@ -11,6 +11,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -99,8 +100,11 @@ struct Reject {
 [[nodiscard]] std::vector<std::byte> encode(const Welcome& welcome);
 [[nodiscard]] std::vector<std::byte> encode(const Ready& ready);
 [[nodiscard]] std::vector<std::byte> encode(const Reject& reject);
-[[nodiscard]] std::vector<std::byte> encode_empty(FrameType type);
-[[nodiscard]] std::vector<std::byte> encode_goodbye(FrameType type, Cursor cursor);
+// What is sent when the channel is up allocates nothing.
+inline constexpr std::size_t kEmptySize = sizeof(FrameHeader);
+inline constexpr std::size_t kGoodbyeSize = kEmptySize + 8 + sizeof(Cursor);
+[[nodiscard]] std::array<std::byte, kEmptySize> encode_empty(FrameType type) noexcept;
+[[nodiscard]] std::array<std::byte, kGoodbyeSize> encode_goodbye(FrameType type, Cursor cursor) noexcept;
 
 /// From a frame's body. Throws SetupError: handshake_failed for bytes that make no sense,
 /// feature_mismatch for a must-understand field that this version does not know.
@@ -115,7 +119,12 @@ struct Frame {
   std::vector<std::byte> body;
 };
 
-/// Cuts a byte stream into frames.
+/// The liveness time that a peer says it has, kept to what can be served: from 10 ms (a ping every
+/// millisecond or so) to an hour.
+[[nodiscard]] std::chrono::nanoseconds liveness_of(std::uint64_t ns) noexcept;
+
+/// Cuts a byte stream into frames. Used in turns (append, then next() until there is none) it holds
+/// less than one frame and what was appended last.
 class FrameReader {
  public:
   void append(std::span<const std::byte> bytes);
@@ -125,6 +134,7 @@ class FrameReader {
 
  private:
   std::vector<std::byte> buffer_;
+  std::size_t begin_ = 0;  // of what next() has not handed out
 };
 
 }  // namespace penstock::inline v1

@@ -8,7 +8,7 @@
 namespace penstock {
 namespace {
 
-std::vector<std::byte> body_of(const std::vector<std::byte>& frame) {
+std::vector<std::byte> body_of(std::span<const std::byte> frame) {
   return {frame.begin() + sizeof(FrameHeader), frame.end()};
 }
 
