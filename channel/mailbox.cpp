@@ -38,6 +38,8 @@ void Mailbox::bind(std::string_view text, const BindOptions& defaults) {
   const auto uri = Uri::parse(text);
   const auto transport = find_transport(uri.scheme);
   const auto options = bind_settings(uri, *transport, defaults);
+  // Declared before the lock, so that it goes after the unlocking where this fails: its destruction
+  // waits for handshakes under way, which take the mutex.
   auto listener =
       transport->listen(uri, {options.capacity, options.window, options.liveness}, shared_from_this());
   const std::unique_lock lock(mutex_);

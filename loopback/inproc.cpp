@@ -1,6 +1,9 @@
+#include <atomic>
 #include <condition_variable>
 #include <cstdlib>
+#include <cstring>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <new>
 
@@ -8,6 +11,7 @@
 #include "penstock/transport/clock.hpp"
 #include "penstock/transport/error.hpp"
 #include "penstock/transport/fd.hpp"
+#include "penstock/transport/fork.hpp"
 #include "penstock/transport/rendezvous.hpp"
 
 #include <fcntl.h>
@@ -37,24 +41,68 @@ struct Names {
   struct Entry {
     InletSettings settings;
     std::shared_ptr<InletSink> sink;
+    int calls = 0;  // into the sink, under way
   };
+  const Birth birth;
   std::mutex mutex;
   std::condition_variable bound;
-  std::map<std::string, Entry, std::less<>> entries;
+  std::condition_variable idle;
+  std::map<std::string, std::shared_ptr<Entry>, std::less<>> entries;
 };
+
+/// The names of this process. A child gets names of its own: the parent's receivers are not there,
+/// and another thread may have held the mutex while it forked.
+Names& names() {
+  // SYNC names: a Names is made before it is published. Never deleted: listeners keep references.
+  static std::atomic<Names*> current{nullptr};
+  auto* seen = current.load(std::memory_order_acquire);
+  while (seen == nullptr || !seen->birth.here()) {
+    auto fresh = std::make_unique<Names>();
+    if (current.compare_exchange_strong(seen, fresh.get(), std::memory_order_acq_rel)) seen = fresh.release();
+  }
+  return *seen;
+}
 
 class InprocListener final : public Listener {
  public:
-  InprocListener(std::shared_ptr<Names> names, const Uri& uri) : names_(std::move(names)), name_(uri.name) {}
+  InprocListener(Names& names, const Uri& uri) : names_(names), name_(uri.name) {}
   ~InprocListener() override {
-    const std::lock_guard lock(names_->mutex);
-    names_->entries.erase(name_);
+    if (!names_.birth.here()) return;  // the parent's: its mutex may be held for ever
+    std::shared_ptr<Names::Entry> entry;  // goes after the unlocking, and with it maybe the sink
+    std::unique_lock lock(names_.mutex);
+    const auto found = names_.entries.find(name_);
+    entry = std::move(found->second);
+    names_.entries.erase(found);
+    names_.idle.wait(lock, [&] { return entry->calls == 0; });
   }
   [[nodiscard]] std::string uri() const override { return "inproc:" + name_; }
 
  private:
-  std::shared_ptr<Names> names_;
+  Names& names_;
   const std::string name_;
+};
+
+/// Keeps a listener's destruction waiting while its sink is called.
+class SinkCall {
+ public:
+  /// With the mutex held.
+  SinkCall(Names& names, std::shared_ptr<Names::Entry> entry) noexcept
+      : names_(names), entry_(std::move(entry)) {
+    ++entry_->calls;
+  }
+  SinkCall(const SinkCall&) = delete;
+  SinkCall& operator=(const SinkCall&) = delete;
+  SinkCall(SinkCall&&) = delete;
+  SinkCall& operator=(SinkCall&&) = delete;
+  ~SinkCall() {
+    const std::lock_guard lock(names_.mutex);
+    if (--entry_->calls == 0) names_.idle.notify_all();
+  }
+  [[nodiscard]] const Names::Entry& operator*() const noexcept { return *entry_; }
+
+ private:
+  Names& names_;
+  const std::shared_ptr<Names::Entry> entry_;
 };
 
 class Inproc final : public Transport {
@@ -66,32 +114,37 @@ class Inproc final : public Transport {
   [[nodiscard]] std::unique_ptr<Listener> listen(const Uri& uri, const InletSettings& settings,
                                                  std::shared_ptr<InletSink> sink) override {
     check(uri);
+    auto& here = names();
+    auto entry = std::make_shared<Names::Entry>(Names::Entry{settings, std::move(sink)});
     {
-      const std::lock_guard lock(names_->mutex);
-      if (!names_->entries.emplace(uri.name, Names::Entry{settings, std::move(sink)}).second)
+      const std::lock_guard lock(here.mutex);
+      if (!here.entries.emplace(uri.name, std::move(entry)).second)
         throw SetupError(Errc::address_in_use,
                          uri.text() + ": another receiver is bound there; choose another name");
     }
-    names_->bound.notify_all();
-    return std::make_unique<InprocListener>(names_, uri);
+    here.bound.notify_all();
+    return std::make_unique<InprocListener>(here, uri);
   }
 
   [[nodiscard]] OutletParts connect(const Uri& uri, std::chrono::nanoseconds /*liveness*/,
                                     TimePoint deadline) override {
     check(uri);
-    std::unique_lock lock(names_->mutex);
-    const auto bound = [&] { return names_->entries.contains(uri.name); };
+    auto& here = names();
+    std::unique_lock lock(here.mutex);
+    const auto bound = [&] { return here.entries.contains(uri.name); };
     if (deadline == TimePoint::max()) {
-      names_->bound.wait(lock, bound);
-    } else if (!names_->bound.wait_until(lock, deadline, bound)) {
+      here.bound.wait(lock, bound);
+    } else if (!here.bound.wait_until(lock, deadline, bound)) {
       throw SetupError(Errc::unreachable, uri.text() + ": no receiver was bound in this process until "
                                                        "the deadline: bind it, or use shm: between "
                                                        "processes");
     }
-    const auto entry = names_->entries.find(uri.name)->second;
+    const SinkCall call(here, here.entries.find(uri.name)->second);
     lock.unlock();  // the sink takes its own lock
+    const auto& settings = (*call).settings;
+    const auto& sink = (*call).sink;
 
-    const auto geometry = agree(entry.settings, kLocalCapacity, kMaxCapacity);
+    const auto geometry = agree(settings, kLocalCapacity, kMaxCapacity);
     auto memory = std::make_shared<HeapRing>(geometry.capacity);
     RingMemory ring;
     ring.data = memory->data;
@@ -104,13 +157,13 @@ class Inproc final : public Transport {
     outlet.ring = ring;
     outlet.window = geometry.window;
     outlet.peer = outlet.path = "inproc";
-    Fd wake(::fcntl(entry.sink->wake_fd(), F_DUPFD_CLOEXEC, 0));
+    Fd wake(::fcntl(sink->wake_fd(), F_DUPFD_CLOEXEC, 0));
     if (!wake) throw_errno(uri.text() + ": duplicating the receiver's eventfd", errno);
     InletParts inlet;
     inlet.ring = std::move(ring);
     inlet.window = geometry.window;
     inlet.peer = inlet.path = "inproc";
-    if (!entry.sink->add(std::move(inlet)))
+    if (!sink->add(std::move(inlet)))
       throw SetupError(Errc::unreachable, uri.text() + ": the receiver closed at this moment");
     outlet.receiver_wake_fd = wake.release();
     return outlet;
@@ -121,8 +174,6 @@ class Inproc final : public Transport {
     if (uri.name.empty() || !uri.host.empty() || uri.port != 0)
       throw SetupError(Errc::bad_uri, uri.text() + ": an inproc channel has a name only, as in inproc:orders");
   }
-
-  std::shared_ptr<Names> names_ = std::make_shared<Names>();
 };
 
 }  // namespace

@@ -20,7 +20,8 @@ namespace penstock::inline v1 {
 /// memory that both map; for remote ones each end has its own, fed by the link.
 ///
 /// Who writes what: the receiver `limit`, `consumed`, `receiver_closed`; the sender `sender_gone`;
-/// both `receiver_armed` and `senders_waiting` (set by the sleeper, taken by the waker).
+/// both `receiver_armed` and `senders_waiting` (set by the sleeper, taken by the waker), and
+/// `credit_epoch` (raised by the receiver, and by the sender's own process when the path ends).
 struct RingControl {
   // Written by the receiver as it consumes.
   alignas(kLine) std::atomic<std::uint64_t> limit;  ///< the sender may fill up to this cursor
@@ -104,7 +105,9 @@ class InletSink {
   [[nodiscard]] virtual int wake_fd() const noexcept = 0;
 };
 
-/// Accepts senders until it is destroyed; destruction waits for a call into the sink to end.
+/// Accepts senders until it is destroyed. Destruction waits for calls into the sink to end, so hold
+/// no lock that the sink takes; after it none begins. In a child of the process that made it,
+/// destruction leaves the parent's channel alone.
 class Listener {
  public:
   Listener() = default;
