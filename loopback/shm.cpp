@@ -92,7 +92,8 @@ class ShmApproach final : public Approach {
  public:
   Ready ready(const Welcome& welcome, const StreamEnds& /*ends*/, std::vector<Fd> fds) override {
     if (fds.size() != 2)
-      throw SetupError(Errc::handshake_failed, "shm: the receiver sent no ring");
+      throw SetupError(Errc::handshake_failed, "shm: the receiver sent " + std::to_string(fds.size()) +
+                                                   " descriptors instead of a ring and a wake-up");
     const std::size_t length = kControlBytes + welcome.capacity;
     struct stat status {};
     if (::fstat(fds[0].get(), &status) != 0 || status.st_size != static_cast<off_t>(length))
@@ -100,6 +101,7 @@ class ShmApproach final : public Approach {
     const int seals = ::fcntl(fds[0].get(), F_GET_SEALS);
     if (seals < 0 || (seals & (F_SEAL_SHRINK | F_SEAL_GROW)) != (F_SEAL_SHRINK | F_SEAL_GROW))
       throw SetupError(Errc::handshake_failed, "shm: the receiver's memory is not sealed against shrinking");
+    check_wake(fds[1].get());
     auto mapping = std::make_shared<Mapping>(fds[0].get(), length);
     auto* control = std::launder(reinterpret_cast<RingControl*>(mapping->base));
     parts_.ring = ring_over(std::move(mapping), welcome.capacity, control, welcome.key);
@@ -113,6 +115,16 @@ class ShmApproach final : public Approach {
   }
 
  private:
+  /// Writing to it must neither block nor raise SIGPIPE: no pipe, socket or file, which have a type,
+  /// while an eventfd lies on an inode without one. Of the others like it none takes the write.
+  static void check_wake(int fd) {
+    struct stat status {};
+    const int flags = ::fcntl(fd, F_GETFL);
+    if (::fstat(fd, &status) != 0 || (status.st_mode & S_IFMT) != 0 || flags < 0 ||
+        (flags & O_NONBLOCK) == 0)
+      throw SetupError(Errc::handshake_failed, "shm: the receiver's wake-up is no eventfd that never blocks");
+  }
+
   Fd wake_;
   OutletParts parts_;
 };
@@ -130,7 +142,8 @@ class Shm final : public Transport {
 
   [[nodiscard]] std::unique_ptr<Listener> listen(const Uri& uri, const InletSettings& settings,
                                                  std::shared_ptr<InletSink> sink) override {
-    ListenerTraits traits{uri.scheme, uri.name, settings.liveness, {}};
+    ListenerTraits traits{uri.scheme, uri.name, settings.liveness,
+                          agree(settings, kLocalCapacity, kMaxCapacity).capacity, {}};
     traits.admit = [settings, sink] { return std::make_unique<ShmAdmission>(settings, sink); };
     return listen_at(endpoint(uri), uri, std::move(traits), sink);
   }

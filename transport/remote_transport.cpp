@@ -121,7 +121,8 @@ class RemoteTransport final : public Transport {
   [[nodiscard]] std::unique_ptr<Listener> listen(const Uri& uri, const InletSettings& settings,
                                                  std::shared_ptr<InletSink> sink) override {
     check(uri);
-    ListenerTraits traits{uri.scheme, uri.name, settings.liveness, {}};
+    ListenerTraits traits{uri.scheme, uri.name, settings.liveness,
+                          agree(settings, kRemoteCapacity, kMaxCapacity).capacity, {}};
     traits.admit = [provider = provider_, uri, settings] {
       return std::make_unique<RemoteAdmission>(provider, uri, settings);
     };

@@ -13,20 +13,28 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <atomic>
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
-#include <set>
+#include <mutex>
 #include <thread>
 
 #include "penstock/transport/fd.hpp"
+#include "penstock/transport/fork.hpp"
 
 namespace penstock::inline v1 {
 namespace {
 
 constexpr auto kHandshakeDeadline = std::chrono::seconds(10);
 constexpr std::size_t kMaxPending = 256;     // handshakes under way at one listener
-constexpr std::size_t kMaxDescriptors = 4;   // taken from one message
+constexpr std::size_t kMaxWelcomed = 64;     // of them, those for which there is a ring already
+constexpr std::uint64_t kMaxWelcomedBytes = std::uint64_t{256} << 20U;  // in those rings
+/// How long a welcome may stay unanswered while others wait for its place.
+constexpr auto kPatience = std::chrono::seconds(1);
+constexpr int kAcceptsPerCall = 64;          // so that a flood holds up nobody else
+constexpr auto kAcceptPause = std::chrono::milliseconds(20);  // when descriptors ran out
+constexpr std::size_t kMaxDescriptors = 4;   // taken in one handshake
 constexpr auto kRetry = std::chrono::milliseconds(20);
 
 /// A socket address of either family.
@@ -115,16 +123,34 @@ StreamEnds ends_of(int socket, std::uint64_t peer_process) {
   return ends;
 }
 
-/// On this machine only the same user (or root) is let in; this is asked of the kernel.
-void check_credentials(int socket) {
+/// Who is at the other end of a Unix socket; the kernel says so. Of a listener: who bound it.
+uid_t peer_user(int socket) {
   ucred peer{};
   socklen_t length = sizeof peer;
   if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0)
     throw_errno("rendezvous: SO_PEERCRED", errno);
-  if (peer.uid != ::geteuid() && peer.uid != 0 && ::geteuid() != 0)
-    throw SetupError(Errc::handshake_failed, "the peer runs as user " + std::to_string(peer.uid) +
+  return peer.uid;
+}
+
+/// A receiver lets in its own user and root; one that runs as root lets in everybody.
+void check_sender_user(int socket) {
+  const auto user = peer_user(socket);
+  if (user != ::geteuid() && user != 0 && ::geteuid() != 0)
+    throw SetupError(Errc::handshake_failed, "the sender runs as user " + std::to_string(user) +
                                                  ", this process as " + std::to_string(::geteuid()) +
                                                  ": run both as one user");
+}
+
+/// A sender gives its messages to its own user and to root only, though it be root itself: abstract
+/// names belong to whoever takes them first.
+void check_receiver_user(int socket, const Uri& uri) {
+  const auto user = peer_user(socket);
+  if (user != ::geteuid() && user != 0)
+    throw SetupError(Errc::handshake_failed,
+                     uri.text() + ": the receiver there runs as user " + std::to_string(user) +
+                         ", this process as " + std::to_string(::geteuid()) +
+                         ": run both as one user, or the receiver as root; if that one should not be "
+                         "there, end it or choose another name");
 }
 
 void send_frame(int socket, std::span<const std::byte> frame, std::span<const int> descriptors) {
@@ -151,6 +177,7 @@ void send_frame(int socket, std::span<const std::byte> frame, std::span<const in
 }
 
 /// Receives what is there; false at the end of the stream. Descriptors are taken or closed.
+/// Throws SetupError{resource_limit} where this process had no room for them.
 bool receive_some(int socket, FrameReader& reader, std::vector<Fd>& descriptors) {
   std::array<std::byte, 4096> bytes;
   iovec piece{bytes.data(), bytes.size()};
@@ -175,6 +202,15 @@ bool receive_some(int socket, FrameReader& reader, std::vector<Fd>& descriptors)
       descriptors.emplace_back(fd);
     }
   }
+  // Both cases cut the control message short; the kernel has closed what did not fit.
+  if (descriptors.size() > kMaxDescriptors ||
+      ((message.msg_flags & MSG_CTRUNC) != 0 && descriptors.size() == kMaxDescriptors))
+    throw SetupError(Errc::handshake_failed, "the peer sent more than " +
+                                                 std::to_string(kMaxDescriptors) + " descriptors");
+  if ((message.msg_flags & MSG_CTRUNC) != 0)
+    throw SetupError(Errc::resource_limit,
+                     "this process has no room for the descriptors of a channel: raise the limit of "
+                     "open files (ulimit -n, RLIMIT_NOFILE)");
   reader.append(std::span(bytes).first(static_cast<std::size_t>(got)));
   return got != 0;
 }
@@ -201,116 +237,261 @@ void check_hello(const Hello& hello, const ListenerTraits& traits) {
     throw SetupError(Errc::no_such_channel, "there is no channel '" + hello.channel + "' here, but '" +
                                                 traits.channel + "'");
   if (std::ranges::find(hello.paths, traits.scheme) == hello.paths.end())
-    throw SetupError(Errc::handshake_failed, "the sender does not offer '" + traits.scheme + "'");
+    throw SetupError(Errc::feature_mismatch, "the sender does not offer '" + traits.scheme +
+                                                 "', the only path here: connect with that scheme");
 }
 
 class StreamListener;
 
-/// One handshake under way at a listener; a handler of the engine.
+/// One handshake under way at a listener. Everything but halt() and stop() is called by the engine's
+/// thread alone.
 class Handshake final : public EngineHandler, public std::enable_shared_from_this<Handshake> {
  public:
+  enum class State : std::uint8_t {
+    silent,    ///< its hello has not come
+    waiting,   ///< its hello waits until there is room for another ring; nothing is read meanwhile
+    welcomed,  ///< it has a ring, and owes a ready
+  };
+
   Handshake(Fd socket, std::weak_ptr<StreamListener> listener) noexcept
       : socket_(std::move(socket)), listener_(std::move(listener)) {}
-  ~Handshake() override { stop(); }
+  ~Handshake() override;
   void start();
+  /// When it returns, no call of the engine is at work here and none will be, unless it is called
+  /// from within one.
+  void halt() noexcept;
+  /// Halts it and closes what it has.
   void stop() noexcept;
+  /// Turns the sender away, with this text.
+  void refuse(StreamListener& listener, const char* why) noexcept;
+
+  [[nodiscard]] State state() const noexcept { return state_; }
+  [[nodiscard]] TimePoint welcomed_at() const noexcept { return welcomed_at_; }
+
   void on_ready(std::uint32_t events) noexcept override;
   void on_time(TimePoint now) noexcept override;
 
  private:
-  void step(StreamListener& listener);
-  void greet(StreamListener& listener, const Frame& frame);
+  template <class Step>
+  void guarded(StreamListener& listener, Step&& step) noexcept;
+  void parse(StreamListener& listener);
+  void wait(TimePoint now);
+  void greet(StreamListener& listener);
   void admit(StreamListener& listener, const Frame& frame);
   void end(StreamListener& listener) noexcept;
 
-  std::mutex mutex_;  // guards socket_'s closing
-  Fd socket_;
+  const Birth birth_;
+  std::atomic<bool> stopped_ = false;  // relaxed: Engine::quiesce() orders it
+  Fd socket_;  // of the engine's calls until they are quiesced, then stop()'s
   std::weak_ptr<StreamListener> listener_;
+  State state_ = State::silent;
+  TimePoint deadline_{};
+  TimePoint welcomed_at_{};
+  TimePoint presses_at_{};  // while waiting
   FrameReader reader_;
   std::vector<Fd> descriptors_;  // none is expected from a sender: whatever comes is closed
+  Hello hello_;
   std::unique_ptr<Admission> admission_;
   StreamEnds ends_;
-  std::uint64_t peer_liveness_ = 0;
 };
 
 class StreamListener final : public EngineHandler, public std::enable_shared_from_this<StreamListener> {
  public:
   StreamListener(Fd socket, std::string uri, ListenerTraits traits, std::shared_ptr<InletSink> sink,
                  bool local)
-      : traits_(std::move(traits)), sink_(std::move(sink)), local_(local), socket_(std::move(socket)),
+      : traits_(std::move(traits)),
+        sink_(std::move(sink)),
+        local_(local),
+        places_(std::clamp<std::size_t>(kMaxWelcomedBytes / std::max(traits_.capacity, kMinCapacity), 1,
+                                        kMaxWelcomed)),
+        socket_(std::move(socket)),
         uri_(std::move(uri)) {}
   ~StreamListener() override { stop(); }
 
   void start() { Engine::get().watch(socket_.get(), EPOLLIN, shared_from_this()); }
-  void stop() noexcept {
-    if (!birth_.here()) return;
-    if (socket_) Engine::get().unwatch(socket_.get());
-    socket_.reset();
-    std::set<std::shared_ptr<Handshake>> pending;
-    {
-      const std::lock_guard lock(mutex_);
-      pending.swap(pending_);
-    }
-    for (const auto& handshake : pending) handshake->stop();
-  }
+  void stop() noexcept;
   [[nodiscard]] const std::string& uri() const noexcept { return uri_; }
 
-  void on_ready(std::uint32_t /*events*/) noexcept override {
-    for (;;) {
-      Fd socket(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-      if (!socket) {
-        // Out of descriptors: the connection stays in the backlog; do not spin on it.
-        if (errno == EMFILE || errno == ENFILE) std::this_thread::sleep_for(std::chrono::milliseconds(5));
-        return;
-      }
-      try {
-        tune(socket.get());
-        if (local_) check_credentials(socket.get());
-        auto handshake = std::make_shared<Handshake>(std::move(socket), weak_from_this());
-        {
-          const std::lock_guard lock(mutex_);
-          if (pending_.size() >= kMaxPending)
-            throw SetupError(Errc::resource_limit, "too many handshakes at once");
-          pending_.insert(handshake);
-        }
-        handshake->start();
-      } catch (const std::exception& e) {
-        sink_->refused(e.what());
-      }
-    }
-  }
+  void on_ready(std::uint32_t events) noexcept override;
+  void on_time(TimePoint now) noexcept override;
 
-  void forget(const std::shared_ptr<Handshake>& handshake) noexcept {
-    const std::lock_guard lock(mutex_);
-    pending_.erase(handshake);
-  }
+  // The rest is called by handshakes, on the engine thread.
+
+  /// There is room for one more ring whose sender has not yet completed its handshake.
+  [[nodiscard]] bool has_place() const noexcept { return count(Handshake::State::welcomed) < places_; }
+  /// Somebody waits: ends the oldest handshake that has kept its place for too long, if there is one.
+  void press(TimePoint now) noexcept;
+  /// Lets the one that has waited for longest go on, if there is a place.
+  void serve_waiting() noexcept;
+  void forget(const std::shared_ptr<Handshake>& handshake) noexcept;
 
   const ListenerTraits traits_;
   const std::shared_ptr<InletSink> sink_;
-  const bool local_;
 
  private:
+  void take(Fd socket);
+  void pause() noexcept;
+  [[nodiscard]] std::size_t count(Handshake::State state) const noexcept;
+  /// The one that has been in that state for longest, or null.
+  [[nodiscard]] std::shared_ptr<Handshake> oldest(Handshake::State state) const noexcept;
+
   const Birth birth_;
-  Fd socket_;
+  const bool local_;
+  const std::size_t places_;
+  std::atomic<bool> stopped_ = false;  // relaxed: Engine::quiesce() orders it
+  Fd socket_;  // of the engine's calls until they are quiesced, then stop()'s
   const std::string uri_;
-  std::mutex mutex_;
-  std::set<std::shared_ptr<Handshake>> pending_;
+  mutable std::mutex mutex_;
+  std::vector<std::shared_ptr<Handshake>> pending_;  // in the order in which they came; mutex_
 };
 
+void StreamListener::stop() noexcept {
+  if (!birth_.here()) return;  // the parent's engine; a copy of its socket just closes
+  stopped_.store(true, std::memory_order_relaxed);
+  auto& engine = Engine::get();
+  engine.quiesce(*this);
+  if (socket_) engine.unwatch(socket_.get());
+  socket_.reset();
+  std::vector<std::shared_ptr<Handshake>> pending;
+  {
+    const std::lock_guard lock(mutex_);
+    pending.swap(pending_);
+  }
+  // All of them before the first is closed: one may be at work on another.
+  for (const auto& handshake : pending) handshake->halt();
+  for (const auto& handshake : pending) handshake->stop();
+}
+
+void StreamListener::on_ready(std::uint32_t /*events*/) noexcept {
+  if (stopped_.load(std::memory_order_relaxed)) return;
+  for (int accepted = 0; accepted < kAcceptsPerCall; ++accepted) {
+    Fd socket(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!socket) {
+      if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) pause();
+      return;
+    }
+    try {
+      take(std::move(socket));
+    } catch (const std::exception& e) {
+      sink_->refused(e.what());
+    }
+  }
+}
+
+void StreamListener::pause() noexcept {
+  // The connection stays in the backlog, and the descriptor ready: look away, not to spin on it.
+  try {
+    auto& engine = Engine::get();
+    engine.call_at(Clock::now() + kAcceptPause, shared_from_this());
+    engine.unwatch(socket_.get());
+  } catch (const std::exception&) {
+    // No memory for a timer: then it does spin, until there is.
+  }
+}
+
+void StreamListener::on_time(TimePoint /*now*/) noexcept {
+  if (stopped_.load(std::memory_order_relaxed)) return;
+  try {
+    start();
+  } catch (const std::exception&) {
+    pause();
+  }
+}
+
+void StreamListener::take(Fd socket) {
+  tune(socket.get());
+  if (local_) check_sender_user(socket.get());
+  const auto pending = [this] {
+    const std::lock_guard lock(mutex_);
+    return pending_.size();
+  };
+  if (pending() >= kMaxPending) {
+    // Silence costs nothing, so silent ones must not keep out those that speak.
+    if (const auto silent = oldest(Handshake::State::silent))
+      silent->refuse(*this, "it said no hello, and others came: connect again");
+  }
+  if (pending() >= kMaxPending) {
+    const SetupError full(Errc::resource_limit,
+                          "too many senders connect to the receiver at once: connect again later");
+    send_frame(socket.get(), encode(Reject{full.errc(), full.what()}), {});
+    throw full;
+  }
+  auto handshake = std::make_shared<Handshake>(std::move(socket), weak_from_this());
+  {
+    const std::lock_guard lock(mutex_);
+    pending_.push_back(handshake);
+  }
+  try {
+    handshake->start();
+  } catch (...) {
+    forget(handshake);
+    throw;
+  }
+}
+
+std::size_t StreamListener::count(Handshake::State state) const noexcept {
+  const std::lock_guard lock(mutex_);
+  return static_cast<std::size_t>(
+      std::ranges::count(pending_, state, [](const auto& h) { return h->state(); }));
+}
+
+std::shared_ptr<Handshake> StreamListener::oldest(Handshake::State state) const noexcept {
+  const std::lock_guard lock(mutex_);
+  std::shared_ptr<Handshake> oldest;
+  for (const auto& handshake : pending_) {
+    if (handshake->state() != state) continue;
+    // Those that wait were not welcomed: the first that came is the oldest.
+    if (!oldest || handshake->welcomed_at() < oldest->welcomed_at()) oldest = handshake;
+  }
+  return oldest;
+}
+
+void StreamListener::press(TimePoint now) noexcept {
+  const auto slow = oldest(Handshake::State::welcomed);
+  if (slow && now - slow->welcomed_at() >= kPatience)
+    slow->refuse(*this, "it did not go on after the welcome, and others wait: connect again");
+}
+
+void StreamListener::forget(const std::shared_ptr<Handshake>& handshake) noexcept {
+  {
+    const std::lock_guard lock(mutex_);
+    std::erase(pending_, handshake);
+  }
+  serve_waiting();
+}
+
+void StreamListener::serve_waiting() noexcept {
+  if (!has_place()) return;
+  const auto next = oldest(Handshake::State::waiting);
+  if (!next) return;
+  try {
+    Engine::get().call_at(Clock::now(), next);
+  } catch (const std::exception&) {
+    // Then it looks for itself, before long.
+  }
+}
+
+Handshake::~Handshake() {
+  stop();
+  if (!birth_.here()) (void)admission_.release();  // may hold a device, which is the parent's
+}
+
 void Handshake::start() {
+  deadline_ = Clock::now() + kHandshakeDeadline;
   auto& engine = Engine::get();
   engine.watch(socket_.get(), EPOLLIN, shared_from_this());
-  engine.call_at(Clock::now() + kHandshakeDeadline, shared_from_this());
+  engine.call_at(deadline_, shared_from_this());
+}
+
+void Handshake::halt() noexcept {
+  stopped_.store(true, std::memory_order_relaxed);
+  Engine::get().quiesce(*this);
 }
 
 void Handshake::stop() noexcept {
-  int socket = -1;
-  {
-    const std::lock_guard lock(mutex_);
-    socket = socket_.get();
-  }
-  if (socket >= 0) Engine::get().unwatch(socket);
-  const std::lock_guard lock(mutex_);
+  if (!birth_.here()) return;
+  halt();
+  if (socket_) Engine::get().unwatch(socket_.get());
   socket_.reset();
   admission_.reset();
 }
@@ -320,67 +501,110 @@ void Handshake::end(StreamListener& listener) noexcept {
   listener.forget(shared_from_this());
 }
 
-void Handshake::on_time(TimePoint /*now*/) noexcept {
-  const std::lock_guard lock(mutex_);
-  if (socket_) ::shutdown(socket_.get(), SHUT_RDWR);  // on_ready() does the rest
-}
-
-void Handshake::on_ready(std::uint32_t /*events*/) noexcept {
-  const auto listener = listener_.lock();
-  if (!listener || !socket_) return;
+template <class Step>
+void Handshake::guarded(StreamListener& listener, Step&& step) noexcept {
   try {
-    step(*listener);
+    step();
     return;
   } catch (const SetupError& e) {
-    listener->sink_->refused(e.what());
+    listener.sink_->refused(e.what());
     // A stranger gets no answer: it would not understand one.
-    if (e.errc() != Errc::handshake_failed || admission_) {
+    if (socket_ && (e.errc() != Errc::handshake_failed || state_ != State::silent)) {
       try {
         send_frame(socket_.get(), encode(Reject{e.errc(), e.what()}), {});
       } catch (const std::exception&) {  // it is gone: nothing to tell
-        end(*listener);
-        return;
       }
     }
   } catch (const std::exception& e) {
-    listener->sink_->refused(e.what());
+    listener.sink_->refused(e.what());
   }
-  end(*listener);
+  end(listener);
 }
 
-void Handshake::step(StreamListener& listener) {
-  const bool open = receive_some(socket_.get(), reader_, descriptors_);
-  descriptors_.clear();
-  while (socket_) {
+void Handshake::refuse(StreamListener& listener, const char* why) noexcept {
+  guarded(listener, [&] { throw SetupError(Errc::resource_limit, why); });
+}
+
+void Handshake::on_time(TimePoint now) noexcept {
+  if (stopped_.load(std::memory_order_relaxed)) return;
+  const auto listener = listener_.lock();
+  if (!listener) return;
+  if (now >= deadline_) {
+    guarded(*listener, [this] {
+      if (state_ == State::waiting)
+        throw SetupError(Errc::resource_limit,
+                         "too many senders connect to the receiver at once: connect again later");
+      throw SetupError(Errc::handshake_failed, "the handshake took too long");
+    });
+    return;
+  }
+  if (state_ != State::waiting) return;
+  guarded(*listener, [&] {
+    if (listener->has_place()) {
+      Engine::get().watch(socket_.get(), EPOLLIN, shared_from_this());
+      greet(*listener);
+      parse(*listener);
+      listener->serve_waiting();
+    } else if (now >= presses_at_) {
+      wait(now);
+      listener->press(now);
+    }
+  });
+}
+
+void Handshake::wait(TimePoint now) {
+  state_ = State::waiting;
+  presses_at_ = now + kPatience;
+  Engine::get().call_at(presses_at_, shared_from_this());
+}
+
+void Handshake::on_ready(std::uint32_t /*events*/) noexcept {
+  if (stopped_.load(std::memory_order_relaxed)) return;
+  const auto listener = listener_.lock();
+  if (!listener) return;
+  guarded(*listener, [&] {
+    const bool open = receive_some(socket_.get(), reader_, descriptors_);
+    descriptors_.clear();
+    parse(*listener);
+    if (!open && socket_) throw SetupError(Errc::handshake_failed, "the peer broke the handshake off");
+  });
+}
+
+void Handshake::parse(StreamListener& listener) {
+  while (socket_ && state_ != State::waiting) {
     const auto frame = reader_.next();
-    if (!frame) break;
-    if (!admission_) {
-      greet(listener, *frame);
-    } else {
+    if (!frame) return;
+    if (state_ == State::welcomed) {
       admit(listener, *frame);
+      return;
+    }
+    if (frame->type != FrameType::hello)
+      throw SetupError(Errc::handshake_failed, "the peer did not begin with a hello");
+    hello_ = decode_hello(frame->body);
+    check_hello(hello_, listener.traits_);
+    if (listener.has_place()) {
+      greet(listener);
+    } else {
+      wait(Clock::now());
+      Engine::get().unwatch(socket_.get());
     }
   }
-  if (!open && socket_)
-    throw SetupError(Errc::handshake_failed, "the peer broke the handshake off");
 }
 
-void Handshake::greet(StreamListener& listener, const Frame& frame) {
-  if (frame.type != FrameType::hello)
-    throw SetupError(Errc::handshake_failed, "the peer did not begin with a hello");
-  const auto hello = decode_hello(frame.body);
-  check_hello(hello, listener.traits_);
-  peer_liveness_ = hello.liveness_ns;
-  ends_ = ends_of(socket_.get(), hello.process);
+void Handshake::greet(StreamListener& listener) {
+  state_ = State::welcomed;
+  welcomed_at_ = Clock::now();
+  ends_ = ends_of(socket_.get(), hello_.process);
   admission_ = listener.traits_.admit();
   Welcome welcome;
-  welcome.session = hello.session;
-  welcome.incarnation = hello.incarnation;
+  welcome.session = hello_.session;
+  welcome.incarnation = hello_.incarnation;
   welcome.path = listener.traits_.scheme;
   welcome.page_size = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
   welcome.liveness_ns = static_cast<std::uint64_t>(listener.traits_.liveness.count());
   welcome.process = static_cast<std::uint64_t>(::getpid());
   std::vector<int> descriptors;
-  admission_->welcome(hello, ends_, welcome, descriptors);
+  admission_->welcome(hello_, ends_, welcome, descriptors);
   send_frame(socket_.get(), encode(welcome), descriptors);
 }
 
@@ -392,7 +616,7 @@ void Handshake::admit(StreamListener& listener, const Frame& frame) {
   parts.peer = ends_.peer;
   parts.connection = std::make_shared<Connection>(
       std::move(socket_),
-      Connection::Timing{listener.traits_.liveness, std::chrono::nanoseconds(peer_liveness_)},
+      Connection::Timing{listener.traits_.liveness, liveness_of(hello_.liveness_ns)},
       std::move(reader_));
   // The go comes last: when connect() returns, the receiver counts this sender as there.
   const auto connection = parts.connection;
@@ -493,7 +717,7 @@ class SenderStream {
   [[nodiscard]] int fd() const noexcept { return socket_.get(); }
   Fd take_socket() { return std::move(socket_); }
   FrameReader take_reader() { return std::move(reader_); }
-  std::vector<Fd> descriptors;
+  std::vector<Fd> descriptors;  // that came with what was received
 
  private:
   Fd socket_;
@@ -551,7 +775,7 @@ OutletParts approach_at(const Endpoint& endpoint, const Uri& uri, std::chrono::n
                                               why + "): start it, or check the address and firewall");
     std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(kRetry, deadline - Clock::now()));
   }
-  if (!endpoint.local.empty()) check_credentials(socket.get());
+  if (!endpoint.local.empty()) check_receiver_user(socket.get(), uri);
   Hello hello;
   if (::getrandom(hello.session.data(), hello.session.size(), 0) !=
       static_cast<ssize_t>(hello.session.size()))
@@ -575,7 +799,7 @@ OutletParts approach_at(const Endpoint& endpoint, const Uri& uri, std::chrono::n
     parts.peer = ends.peer;
     parts.connection = std::make_shared<Connection>(
         stream.take_socket(),
-        Connection::Timing{liveness, std::chrono::nanoseconds(welcome.liveness_ns)},
+        Connection::Timing{liveness, liveness_of(welcome.liveness_ns)},
         stream.take_reader());
     return parts;
   } catch (const SetupError& e) {

@@ -52,6 +52,7 @@ struct ListenerTraits {
   std::string scheme;
   std::string channel;                ///< the only name that is let in
   std::chrono::nanoseconds liveness{};
+  std::uint64_t capacity = 0;         ///< bytes of the ring that each Admission makes
   std::function<std::unique_ptr<Admission>()> admit;
 };
 
