@@ -151,8 +151,11 @@ Look Inlet::take(Message& out) noexcept {
   if (finished_) return Look::closed;
   if (shut_) return Look::nothing;
   // SYNC gone: read before the ring, so that a record committed before the end is not missed.
-  const bool gone = gone_.load(std::memory_order_acquire) ||
-                    (!link_ && control_.sender_gone.load(std::memory_order_acquire) != 0);
+  const bool left = !link_ && control_.sender_gone.load(std::memory_order_acquire) != 0;
+  const bool gone = left || gone_.load(std::memory_order_acquire);
+  // A sender may drop reservations as fast as they are skipped: only those that it can have made by
+  // now keep the other senders waiting.
+  const Cursor enough = reported_ + window_;
   for (;;) {
     if (next_view_ - first_view_ == kMaxViews) {
       view_awaited_ = true;
@@ -164,6 +167,7 @@ Look Inlet::take(Message& out) noexcept {
         lose("it wrote a record whose header lies about its length: it breaks the protocol");
         return Look::lost;
       case Inspection::absent:
+        if (left) lose("it gave up: its linger time ran out before all it had to send found room");
         if (gone) return Look::lost;
         if (reported_ != head_ && !link_) report(true);
         return Look::nothing;
@@ -178,6 +182,7 @@ Look Inlet::take(Message& out) noexcept {
     if ((record.flags & (kPadding | kTombstone)) != 0) {
       skip_to(record.end);
       report(false);
+      if (next_ >= enough) return Look::nothing;
       continue;
     }
     next_ = record.end;

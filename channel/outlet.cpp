@@ -7,6 +7,13 @@
 #include "penstock/channel/park.hpp"
 
 namespace penstock::inline v1 {
+namespace {
+
+/// A receiver that shares the futex word with this process can take sleepers away from it, so that
+/// nothing wakes them, not even its own end (FUTEX_REQUEUE): they look by themselves now and then.
+constexpr auto kLongestSleep = std::chrono::seconds(1);
+
+}  // namespace
 
 Outlet::Outlet(OutletParts parts, const ConnectOptions& options)
     : options_(options),
@@ -113,7 +120,7 @@ bool Outlet::wait(TimePoint deadline, Tally* tally, Done&& done) noexcept {
     if (Clock::now() >= deadline) return false;
     if (answered) continue;
     if (tally != nullptr) count(tally->parks);
-    futex_wait(control_.credit_epoch, epoch, deadline);
+    futex_wait(control_.credit_epoch, epoch, std::min(deadline, Clock::now() + kLongestSleep));
   }
 }
 
@@ -195,9 +202,16 @@ bool Outlet::say_last(TimePoint deadline) noexcept {
   return true;
 }
 
+// What the receiver says, where it can be true: a record's place, not beyond what was claimed. The
+// ring holds no more than its capacity, whatever is said.
 Cursor Outlet::consumed() const noexcept {
-  return std::max(control_.consumed.load(std::memory_order_acquire),         // SYNC credit
-                  final_consumed_.load(std::memory_order_acquire));          // SYNC ended
+  const auto credited = control_.consumed.load(std::memory_order_acquire);  // SYNC credit
+  const auto last = final_consumed_.load(std::memory_order_acquire);        // SYNC ended
+  const auto tail = ring_.tail();  // after the two, which lie before it
+  const auto believed = [tail](Cursor said) {
+    return said <= tail && said % kRecordAlign == 0 ? said : 0;
+  };
+  return std::max({believed(credited), believed(last), tail - std::min(tail, memory_.capacity)});
 }
 
 FlushStatus Outlet::flush_to(Cursor target, Duration timeout) noexcept {
@@ -235,8 +249,7 @@ void Outlet::end(End how, const std::string& why) noexcept {
 }
 
 void Outlet::on_goodbye(Cursor consumed_cursor) noexcept {
-  if (consumed_cursor <= ring_.tail())
-    final_consumed_.store(consumed_cursor, std::memory_order_release);  // SYNC ended
+  final_consumed_.store(consumed_cursor, std::memory_order_release);  // SYNC ended
   end(End::closed, {});
 }
 

@@ -208,7 +208,8 @@ void Publisher::take_credit() noexcept {
   const bool fresh = line && line->mode >> 8U > credit_.mode >> 8U;
   if (fresh) {
     // A checked line comes from the receiver itself: what does not fit together is its fault.
-    if (line->consumed < credit_.consumed || line->consumed > posted_ || line->limit < credit_.limit ||
+    if (line->consumed < credit_.consumed || line->consumed > posted_ ||
+        line->consumed % kRecordAlign != 0 || line->limit < credit_.limit ||
         line->limit > line->consumed + ring_.capacity() || (line->armed_at & ~1ULL) > posted_)
       return fail("the receiver's credit makes no sense (consumed " + std::to_string(line->consumed) +
                   " of " + std::to_string(posted_) + " sent): it breaks the protocol");
