@@ -178,12 +178,7 @@ class Watch {
 
   /// Receives until everything is over; `attack` runs at the same time, then the good sender ends.
   void run(const std::function<void(HostileSender&)>& attack) {
-    std::jthread good([this] {
-      for (std::uint64_t i = 0; i < 300 || !attack_over_; ++i, ++sent_) {
-        ASSERT_EQ(good_.send(bytes_of(i)), SendStatus::sent);
-      }
-      good_ = Sender();
-    });
+    std::jthread good(&Watch::send_on, this);
     std::jthread attacker([&] {
       {
         HostileSender hostile(uri(), query_);
@@ -191,6 +186,31 @@ class Watch {
       }  // its connection closes without a good-bye: whatever it did, it is lost now
       attack_over_ = true;
     });
+    receive_all();
+    good.join();
+    EXPECT_EQ(received_, sent_) << "the others lose nothing";
+    EXPECT_EQ(losses_, 1) << reasons_;
+  }
+
+  /// For the attacker: the receiver has had enough of it, while it is still there.
+  void wait_for_loss() const {
+    while (losses_ == 0) std::this_thread::sleep_for(milliseconds(1));
+  }
+  /// Messages of the good sender.
+  [[nodiscard]] std::uint64_t received() const { return received_; }
+
+  std::uint64_t forged_ = 0;  // messages of the attacker
+  std::atomic<int> losses_ = 0;
+  std::string reasons_;
+
+ private:
+  void send_on() {
+    for (std::uint64_t i = 0; i < 300 || !attack_over_; ++i, ++sent_) {
+      ASSERT_EQ(good_.send(bytes_of(i)), SendStatus::sent);
+    }
+    good_ = Sender();
+  }
+  void receive_all() {
     while (true) {
       const Message message = receiver_.recv();
       if (message.status() == RecvStatus::closed) break;
@@ -213,23 +233,8 @@ class Watch {
         (void)sum;
       }
     }
-    good.join();
-    EXPECT_EQ(received_, sent_) << "the others lose nothing";
-    EXPECT_EQ(losses_, 1) << reasons_;
   }
 
-  /// For the attacker: the receiver has had enough of it, while it is still there.
-  void wait_for_loss() const {
-    while (losses_ == 0) std::this_thread::sleep_for(milliseconds(1));
-  }
-  /// Messages of the good sender.
-  [[nodiscard]] std::uint64_t received() const { return received_; }
-
-  std::uint64_t forged_ = 0;  // messages of the attacker
-  std::atomic<int> losses_ = 0;
-  std::string reasons_;
-
- private:
   Receiver receiver_;
   const std::string query_;
   Sender good_;
