@@ -3,9 +3,9 @@
 // Who writes what: the token's holder everything here (a receiving thread, a releasing thread or the
 // engine); the sender or its device the ring and the tail line.
 //
-// Invariants: head_ <= next_; for remote rings next_ <= tail_ or one hot record ahead of it; all of
-// them within the credit granted. Cursors are kept here, privately; what lies in shared memory are
-// copies, so a peer that writes there harms only itself.
+// Invariants: reported_ <= head_ <= next_; for remote rings hot records, any number of them, may put
+// next_ ahead of tail_; all of them within the credit granted. Cursors are kept here, privately; what
+// lies in shared memory are copies, so a peer that writes there harms only itself.
 //
 // Lifetime: kept by its Mailbox while the sender may send, and by messages that are still held.
 #pragma once

@@ -4,9 +4,9 @@
 // Who writes what: whoever holds the token writes everything here but the flags named below; the
 // device writes the credit line.
 //
-// Invariants: credited <= completed_ <= posted_ <= frontier_ <= the ring's claim cursor. Mirror
-// space is used again only when the receiver has credited it and the device has completed the write
-// from it. The last publish is always seen: by a receiver that looks, or by one that sleeps (the
+// Invariants: completed_ <= posted_ <= frontier_ <= the ring's claim cursor, and credited <= posted_:
+// a record may be consumed before its completion is seen. So mirror space is used again only when
+// the receiver has credited it and the device has completed the write from it. The last publish is always seen: by a receiver that looks, or by one that sleeps (the
 // wake-up protocol, tests/models/wake.pml).
 #pragma once
 
@@ -105,7 +105,7 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   Cursor signalled_ = 0;             // the armed_at for which an immediate was sent
   std::uint64_t wake_cookie_ = 0;    // of the last wake-up sent
   bool torn_ = false;                // the last look at the credit line found it half written
-  bool asked_ = false;               // a `blocked` is out and no credit came since
+  bool asked_ = false;               // a `blocked` is out and was not answered yet
   bool failed_once_ = false;
   std::uint64_t hot_ = 0;
   // Pacing, in cycles (pace()).

@@ -23,7 +23,8 @@ enum class [[nodiscard]] RecvStatus : std::uint8_t {
   received,
   empty,       ///< try_recv: nothing now
   timed_out,   ///< recv_for: nothing in time
-  closed,      ///< every sender that was there has closed, and all their messages were received
+  closed,      ///< every sender that was there has closed, and all their messages were received, or
+               ///< was reported as lost; or this receiver was closed
   peer_lost,   ///< one sender is gone without a good-bye: source() and loss() say who and how far.
                ///< Reported once a sender, after its last whole message; others go on
   too_small,   ///< recv_into: the buffer cannot hold the message, which stays for the next call

@@ -11,7 +11,7 @@ namespace penstock::inline v1 {
 enum class PeerState : std::uint8_t {
   connected,
   stalled,  ///< silent for a quarter of the liveness deadline: stopped, paused, or cut off
-  closed,   ///< said good-bye; nothing is missing
+  closed,   ///< said good-bye: a sender when all it sent was delivered, a receiver to take no more
   lost,     ///< gone without a good-bye, or the path to it failed
 };
 [[nodiscard]] const char* to_string(PeerState state) noexcept;

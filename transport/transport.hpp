@@ -21,7 +21,8 @@ namespace penstock::inline v1 {
 ///
 /// Who writes what: the receiver `limit`, `consumed`, `receiver_closed`; the sender `sender_gone`;
 /// both `receiver_armed` and `senders_waiting` (set by the sleeper, taken by the waker), and
-/// `credit_epoch` (raised by the receiver, and by the sender's own process when the path ends).
+/// `credit_epoch` (raised by the receiver, and by the sender's own process when the path ends). Either
+/// may find anything here that the other is not supposed to write.
 struct RingControl {
   // Written by the receiver as it consumes.
   alignas(kLine) std::atomic<std::uint64_t> limit;  ///< the sender may fill up to this cursor

@@ -1,6 +1,6 @@
 // The conformance suite's frame: a case is a pair of roles that know of each other only through the
 // channel and a small stage, so one case runs unchanged on two threads, in two processes, and on two
-// hosts. cases/*.cpp hold the contract; docs/contract.md says it in words.
+// hosts. *_cases.cpp hold the contract; docs/contract.md says it in words.
 #pragma once
 
 #include <gtest/gtest.h>
