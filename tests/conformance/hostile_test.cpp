@@ -5,10 +5,12 @@
 // writes what it likes: through a torn link, or straight into a shared ring.
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/futex.h>
 #include <netinet/in.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -32,6 +34,7 @@
 #include "penstock/channel/byte_ring.hpp"
 #include "penstock/channel/channel.hpp"
 #include "penstock/transport/connection.hpp"
+#include "penstock/transport/fd.hpp"
 #include "penstock/transport/handshake.hpp"
 #include "penstock/transport/registry.hpp"
 #include "tests/transport/torn_link.hpp"
@@ -1113,6 +1116,139 @@ TEST_P(StrangerTest, mismatches_are_named) {
 INSTANTIATE_TEST_SUITE_P(Paths, StrangerTest,
                          testing::Values(Path{"torn", "torn", "seed=1"}, Path{"shm", "shm", "liveness=10s"}),
                          [](const auto& name) { return name.param.name; });
+
+// ── What a sender may find instead of a receiver ────────────────────────────────────────────────
+
+/// Listens where a shm receiver would, and answers one hello with what the test likes.
+class FalseReceiver {
+ public:
+  FalseReceiver() : socket_(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    const std::string name = "penstock/" + uri_.name;
+    name.copy(address.sun_path + 1, name.size());
+    const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
+    EXPECT_EQ(::bind(socket_.get(), reinterpret_cast<const sockaddr*>(&address), length), 0);
+    EXPECT_EQ(::listen(socket_.get(), 1), 0);
+  }
+
+  /// What connect() makes of an answer and these descriptors, after which the stream ends.
+  Errc answer(std::span<const std::byte> bytes, const std::vector<int>& descriptors = {}) {
+    std::jthread receiver([&, this] {
+      const Fd peer(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+      std::array<std::byte, 4096> hello{};
+      EXPECT_GT(::recv(peer.get(), hello.data(), hello.size(), 0), 0);
+      send_all(peer.get(), bytes, descriptors);
+      ::shutdown(peer.get(), SHUT_WR);
+      while (::recv(peer.get(), hello.data(), hello.size(), 0) > 0) {
+      }
+    });
+    try {
+      const Sender sender = connect(uri_.text());
+      ADD_FAILURE() << "connected";
+    } catch (const SetupError& error) {
+      EXPECT_GT(std::strlen(error.what()), 20U);
+      return error.errc();
+    }
+    return Errc::system;
+  }
+  Errc answer(const Welcome& welcome, const std::vector<int>& descriptors = {}) {
+    return answer(encode(welcome), descriptors);
+  }
+
+  static Welcome good_welcome() {
+    Welcome welcome;
+    welcome.path = "shm";
+    welcome.capacity = welcome.window = kCapacity;
+    welcome.page_size = 4096;
+    welcome.liveness_ns = 1'000'000'000;
+    return welcome;
+  }
+
+ private:
+  static void send_all(int socket, std::span<const std::byte> bytes, const std::vector<int>& descriptors) {
+    iovec piece{const_cast<std::byte*>(bytes.data()), bytes.size()};
+    msghdr message{};
+    message.msg_iov = &piece;
+    message.msg_iovlen = 1;
+    alignas(cmsghdr) std::array<char, CMSG_SPACE(16 * sizeof(int))> control{};
+    const std::size_t length = descriptors.size() * sizeof(int);
+    if (!descriptors.empty()) {
+      message.msg_control = control.data();
+      message.msg_controllen = CMSG_SPACE(length);
+      cmsghdr* header = CMSG_FIRSTHDR(&message);
+      header->cmsg_level = SOL_SOCKET;
+      header->cmsg_type = SCM_RIGHTS;
+      header->cmsg_len = CMSG_LEN(length);
+      std::memcpy(CMSG_DATA(header), descriptors.data(), length);
+    }
+    // The sender may have given up already.
+    (void)::sendmsg(socket, &message, MSG_NOSIGNAL);
+  }
+
+  const Uri uri_ = Uri::parse(fresh_uri("shm", "deadline=60s"));
+  const Fd socket_;
+};
+
+TEST(FalseReceiverTest, other_answers_than_a_welcome) {
+  FalseReceiver receiver;
+  const auto text = [](std::string_view words) { return std::as_bytes(std::span(words)); };
+  EXPECT_EQ(receiver.answer(text("HTTP/1.1 400 Bad Request\r\n\r\n")), Errc::handshake_failed);
+  EXPECT_EQ(receiver.answer(text("P")), Errc::handshake_failed);
+  EXPECT_EQ(receiver.answer(encode_empty(FrameType::go)), Errc::handshake_failed);
+  EXPECT_EQ(receiver.answer(encode_empty(FrameType::welcome)), Errc::version_mismatch);
+  EXPECT_EQ(receiver.answer(encode_goodbye(FrameType::closed, 0)), Errc::unreachable);
+  const auto whole = encode(FalseReceiver::good_welcome());
+  EXPECT_EQ(receiver.answer(std::span(whole).first(whole.size() - 1)), Errc::handshake_failed);
+}
+
+TEST(FalseReceiverTest, welcomes_that_make_no_sense) {
+  FalseReceiver receiver;
+  const auto with = [&](const auto& change) {
+    Welcome welcome = FalseReceiver::good_welcome();
+    change(welcome);
+    return receiver.answer(welcome);
+  };
+  EXPECT_EQ(with([](Welcome& w) { w.version = 2; }), Errc::version_mismatch);
+  EXPECT_EQ(with([](Welcome& w) { w.features = 1; }), Errc::feature_mismatch);
+  EXPECT_EQ(with([](Welcome& w) { w.path = "torn"; }), Errc::handshake_failed);
+  for (const std::uint64_t capacity :
+       {std::uint64_t{0}, kCapacity - 1, kCapacity / 2, 2 * kMaxCapacity, std::uint64_t{1} << 63U}) {
+    EXPECT_EQ(with([&](Welcome& w) { w.capacity = w.window = capacity; }), Errc::geometry_mismatch);
+  }
+  for (const std::uint64_t window : {std::uint64_t{0}, std::uint64_t{16}, kCapacity + 16, ~std::uint64_t{0}}) {
+    EXPECT_EQ(with([&](Welcome& w) { w.window = window; }), Errc::geometry_mismatch);
+  }
+}
+
+TEST(FalseReceiverTest, memory_that_is_not_as_promised) {
+  FalseReceiver receiver;
+  const Welcome welcome = FalseReceiver::good_welcome();
+  const Fd wake(::eventfd(0, EFD_CLOEXEC));
+  const auto memory = [](std::uint64_t length, int seals) {
+    Fd fd(::memfd_create("penstock-test", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+    EXPECT_EQ(::ftruncate(fd.get(), static_cast<off_t>(length)), 0);
+    EXPECT_EQ(::fcntl(fd.get(), F_ADD_SEALS, seals), 0);
+    return fd;
+  };
+  constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW;
+  const Fd right = memory(4096 + kCapacity, kSeals);
+  const Fd small = memory(4096, kSeals);
+  const Fd unsealed = memory(4096 + kCapacity, 0);
+  const Fd may_shrink = memory(4096 + kCapacity, F_SEAL_GROW);
+  const Fd read_only = memory(4096 + kCapacity, kSeals | F_SEAL_WRITE);
+  EXPECT_EQ(receiver.answer(welcome), Errc::handshake_failed);
+  EXPECT_EQ(receiver.answer(welcome, {right.get()}), Errc::handshake_failed);
+  EXPECT_EQ(receiver.answer(welcome, {right.get(), wake.get(), wake.get()}), Errc::handshake_failed);
+  EXPECT_EQ(receiver.answer(welcome, std::vector<int>(12, wake.get())), Errc::handshake_failed);
+  EXPECT_EQ(receiver.answer(welcome, {small.get(), wake.get()}), Errc::geometry_mismatch);
+  EXPECT_EQ(receiver.answer(welcome, {wake.get(), right.get()}), Errc::geometry_mismatch);
+  EXPECT_EQ(receiver.answer(welcome, {unsealed.get(), wake.get()}), Errc::handshake_failed);
+  EXPECT_EQ(receiver.answer(welcome, {may_shrink.get(), wake.get()}), Errc::handshake_failed);
+  EXPECT_EQ(receiver.answer(welcome, {read_only.get(), wake.get()}), Errc::system);
+  // All right, but no go.
+  EXPECT_EQ(receiver.answer(welcome, {right.get(), wake.get()}), Errc::handshake_failed);
+}
 
 }  // namespace
 }  // namespace penstock::test
