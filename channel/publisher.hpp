@@ -5,9 +5,10 @@
 // device writes the credit line.
 //
 // Invariants: completed_ <= posted_ <= frontier_ <= the ring's claim cursor, and credited <= posted_:
-// a record may be consumed before its completion is seen. So mirror space is used again only when
-// the receiver has credited it and the device has completed the write from it. The last publish is always seen: by a receiver that looks, or by one that sleeps (the
-// wake-up protocol, tests/models/wake.pml).
+// a record may be consumed before its completion is seen. So mirror space is used again only when the
+// receiver has credited it and the device has completed the write from it. The last publish is
+// always seen: by a receiver that looks, or by one that sleeps (the wake-up protocol,
+// tests/models/wake.pml).
 #pragma once
 
 #include <array>

@@ -69,7 +69,8 @@ class HostileSender {
  public:
   HostileSender(const std::string& uri, const std::string& query)
       : parts_(find_transport(Uri::parse(uri).scheme)
-                   ->connect(Uri::parse(uri + "?" + query + (uri.starts_with("torn") ? "&overrun=fail" : "")),
+                   ->connect(Uri::parse(uri + "?" + query +
+                                        (uri.starts_with("torn") ? "&overrun=fail" : "")),
                              std::chrono::seconds(10),
                              std::chrono::steady_clock::now() + std::chrono::seconds(60))) {}
   HostileSender(const HostileSender&) = delete;
@@ -104,11 +105,15 @@ class HostileSender {
   bool write_tail(std::uint64_t tail) {
     if (!remote()) return true;
     const TailLine line{tail, key().tail_check(tail)};
-    return post({{.source = reinterpret_cast<const std::byte*>(&line), .length = sizeof(line), .copied = true}},
+    return post({{.source = reinterpret_cast<const std::byte*>(&line),
+                  .length = sizeof(line),
+                  .copied = true}},
                 std::nullopt);
   }
   bool write_tail_line(std::span<const std::byte> bytes) {
-    return post({{.source = bytes.data(), .length = static_cast<std::uint32_t>(bytes.size()), .copied = true}},
+    return post({{.source = bytes.data(),
+                  .length = static_cast<std::uint32_t>(bytes.size()),
+                  .copied = true}},
                 std::nullopt);
   }
   /// Says in an immediate that everything up to `tail` has landed.
@@ -127,14 +132,17 @@ class HostileSender {
   }
   void wake() const {
     const std::uint64_t one = 1;
-    EXPECT_EQ(::write(parts_.receiver_wake_fd, &one, sizeof(one)), static_cast<ssize_t>(sizeof(one)));
+    EXPECT_EQ(::write(parts_.receiver_wake_fd, &one, sizeof(one)),
+              static_cast<ssize_t>(sizeof(one)));
   }
   [[nodiscard]] RingControl& control() const { return *parts_.ring.control; }
-  void say_goodbye(FrameType type, Cursor cursor) const { parts_.connection->say_goodbye(type, cursor); }
+  void say_goodbye(FrameType type, Cursor cursor) const {
+    parts_.connection->say_goodbye(type, cursor);
+  }
 
   // The receiver reads this memory meanwhile, as it would a device's.
-  [[gnu::noinline, gnu::no_sanitize("thread")]] static void scribble(std::byte* to,
-                                                                     std::span<const std::byte> bytes) {
+  [[gnu::noinline, gnu::no_sanitize("thread")]] static void scribble(
+      std::byte* to, std::span<const std::byte> bytes) {
     volatile std::byte* target = to;
     for (std::size_t i = 0; i < bytes.size(); ++i) target[i] = bytes[i];
   }
@@ -284,7 +292,8 @@ TEST_P(HostileSenderTest, a_tail_ahead_of_the_records_brings_nothing) {
 }
 
 TEST_P(HostileSenderTest, a_tail_beyond_the_credit_ends_that_sender) {
-  for (const std::uint64_t tail : {kCapacity + 16, std::uint64_t{1} << 40U, ~std::uint64_t{0}, std::uint64_t{24}}) {
+  for (const std::uint64_t tail :
+       {kCapacity + 16, std::uint64_t{1} << 40U, ~std::uint64_t{0}, std::uint64_t{24}}) {
     Watch one(GetParam().scheme, GetParam().query);
     one.run([&](HostileSender& hostile) {
       ASSERT_TRUE(hostile.write_header(0, header_word(8, 0)));
@@ -343,7 +352,8 @@ TEST_P(HostileSenderTest, dropped_reservations_without_end_hold_nobody_up) {
 }
 
 TEST_P(HostileSenderTest, a_good_bye_that_lies_is_a_loss) {
-  for (const Cursor cursor : {Cursor{64}, Cursor{24}, kCapacity - 8, kCapacity + 16, Cursor{1} << 40U, ~Cursor{0}}) {
+  for (const Cursor cursor :
+       {Cursor{64}, Cursor{24}, kCapacity - 8, kCapacity + 16, Cursor{1} << 40U, ~Cursor{0}}) {
     for (const FrameType type : {FrameType::bye, FrameType::closed}) {
       Watch one(GetParam().scheme, GetParam().query);
       one.run([&](HostileSender& hostile) {
@@ -384,7 +394,8 @@ TEST_P(HostileSenderTest, random_headers_with_right_marks_stay_inside_the_ring) 
       for (int i = 0; i < 100; ++i) {
         const Cursor cursor = random() % (kCapacity / 16) * 16;
         const auto flags = static_cast<std::uint8_t>(random() % 4 == 0 ? random() : random() % 3);
-        const auto length = static_cast<std::uint32_t>(random() % 8 == 0 ? random() : random() % 256);
+        const auto length =
+            static_cast<std::uint32_t>(random() % 8 == 0 ? random() : random() % 256);
         if (!hostile.write_header(cursor, header_word(length, flags))) return;
         if (i % 4 == 0 && !hostile.announce(random() % (kCapacity / 16) * 16)) return;
       }
@@ -444,7 +455,8 @@ class CraftedPayloadTest : public testing::TestWithParam<Path> {};
 
 TEST_P(CraftedPayloadTest, a_payload_that_looks_like_the_next_header_changes_nothing) {
   ensure_torn_link();
-  Receiver receiver = penstock::bind(fresh_uri(GetParam().scheme, std::string("capacity=4KiB&") + GetParam().query));
+  Receiver receiver = penstock::bind(
+      fresh_uri(GetParam().scheme, std::string("capacity=4KiB&") + GetParam().query));
   const std::string uri = receiver.uris().at(0) + "?" + GetParam().query;
   // At every place of the payload: a header with the right cursor of a later lap and a mark, made
   // with every key but the session's; its own proof of having been crafted is its number.
@@ -480,7 +492,8 @@ TEST_P(CraftedPayloadTest, a_payload_that_looks_like_the_next_header_changes_not
     const std::uint64_t size = record_size(size_of(i));
     if (size > kCapacity - begin % kCapacity) begin += kCapacity - begin % kCapacity;
     const auto expected = craft(i, begin, size_of(i));
-    ASSERT_TRUE(std::equal(expected.begin(), expected.end(), message.data().begin(), message.data().end()))
+    ASSERT_TRUE(
+        std::equal(expected.begin(), expected.end(), message.data().begin(), message.data().end()))
         << "message " << i;
     begin += size;
   }
@@ -490,7 +503,8 @@ TEST_P(CraftedPayloadTest, a_payload_that_looks_like_the_next_header_changes_not
 INSTANTIATE_TEST_SUITE_P(Paths, CraftedPayloadTest,
                          testing::Values(Path{"torn_ordered", "torn", "seed=3"},
                                          Path{"torn_unordered", "torn", "seed=4&ordered=0"},
-                                         Path{"shm", "shm", "spin=0"}, Path{"inproc", "inproc", "spin=0"}),
+                                         Path{"shm", "shm", "spin=0"},
+                                         Path{"inproc", "inproc", "spin=0"}),
                          [](const auto& name) { return name.param.name; });
 
 // ── Receivers that misbehave ────────────────────────────────────────────────────────────────────
@@ -550,8 +564,9 @@ class HostileCreditTest : public testing::TestWithParam<const char*> {
       for (int i = 0; i < count; ++i) {
         CreditLine forged = line(i, parts->ring.key);
         if (check) forged.check = parts->ring.key.credit_check(forged);
-        const RemoteWrite write{
-            .source = reinterpret_cast<const std::byte*>(&forged), .length = sizeof(forged), .copied = true};
+        const RemoteWrite write{.source = reinterpret_cast<const std::byte*>(&forged),
+                                .length = sizeof(forged),
+                                .copied = true};
         // A sender that has given up takes no more immediates.
         const auto immediate =
             i < 8 ? std::optional(static_cast<std::uint32_t>(Immediate::credit)) : std::nullopt;
@@ -612,11 +627,8 @@ TEST_P(HostileCreditTest, consumed_beyond_what_was_sent) {
 }
 
 TEST_P(HostileCreditTest, a_limit_beyond_the_ring) {
-  attack(
-      [](int i, const SessionKey&) {
-        return CreditLine{0, 100 * kCapacity, 0, mode(i), 0, {}};
-      },
-      1, Told::by_its_lines);
+  attack([](int i, const SessionKey&) { return CreditLine{0, 100 * kCapacity, 0, mode(i), 0, {}}; },
+         1, Told::by_its_lines);
 }
 
 TEST_P(HostileCreditTest, consumed_within_a_record) {
@@ -649,8 +661,12 @@ TEST_P(HostileCreditTest, random_fields_with_a_right_check) {
     std::mt19937_64 random(seed);
     attack(
         [&](int i, const SessionKey&) {
-          return CreditLine{random() % 2 * (random() % kCapacity), random() % 3 == 0 ? random() : kCapacity,
-                            random() % 2 == 0 ? random() : 0, mode(i) | random() % 256, 0, {}};
+          return CreditLine{random() % 2 * (random() % kCapacity),
+                            random() % 3 == 0 ? random() : kCapacity,
+                            random() % 2 == 0 ? random() : 0,
+                            mode(i) | random() % 256,
+                            0,
+                            {}};
         },
         20);
   }
@@ -720,10 +736,14 @@ TEST_P(HostileReceiverTest, scribbling_over_a_shared_ring_harms_nobody_else) {
     std::mt19937_64 random(1);
     const auto strange = [&]() -> std::uint64_t {
       switch (random() % 4) {
-        case 0: return random();
-        case 1: return random() % (4 * kCapacity);
-        case 2: return kCapacity - random() % 16;
-        default: return random() % 2 == 0 ? 0 : ~std::uint64_t{0};
+        case 0:
+          return random();
+        case 1:
+          return random() % (4 * kCapacity);
+        case 2:
+          return kCapacity - random() % 16;
+        default:
+          return random() % 2 == 0 ? 0 : ~std::uint64_t{0};
       }
     };
     while (!over) {
@@ -735,10 +755,12 @@ TEST_P(HostileReceiverTest, scribbling_over_a_shared_ring_harms_nobody_else) {
       control.credit_epoch = static_cast<std::uint32_t>(random() % 4);
       control.sender_gone = static_cast<std::uint32_t>(random());
       const Cursor cursor = strange() & ~Cursor{15};
-      const std::uint64_t word = header_word(static_cast<std::uint32_t>(random() % 64),
-                                             static_cast<std::uint8_t>(random() % 2 == 0 ? kSelfProved : 0));
+      const std::uint64_t word =
+          header_word(static_cast<std::uint32_t>(random() % 64),
+                      static_cast<std::uint8_t>(random() % 2 == 0 ? kSelfProved : 0));
       const RecordHeader header{word, ring.key.mark(cursor, word)};
-      HostileSender::scribble(ring.data + (cursor & (kCapacity - 1)), std::as_bytes(std::span(&header, 1)));
+      HostileSender::scribble(ring.data + (cursor & (kCapacity - 1)),
+                              std::as_bytes(std::span(&header, 1)));
     }
   });
   std::mt19937 random(2);
@@ -779,7 +801,8 @@ TEST_P(HostileReceiverTest, a_sleeper_that_was_taken_from_its_futex_comes_back) 
   }
   std::jthread blocked([&] { EXPECT_EQ(sender_.send(message), SendStatus::peer_lost); });
   // Moves it to a word that nobody wakes.
-  while (::syscall(SYS_futex, &control.credit_epoch, FUTEX_REQUEUE, 0, 1, &control.sender_gone, 0) != 1) {
+  while (::syscall(SYS_futex, &control.credit_epoch, FUTEX_REQUEUE, 0, 1, &control.sender_gone,
+                   0) != 1) {
     std::this_thread::sleep_for(milliseconds(1));
   }
   parts_->connection->stop();
@@ -806,7 +829,8 @@ TEST(FailingLinkTest, both_sides_are_told_and_the_others_go_on) {
       SendStatus status = SendStatus::sent;
       while (status == SendStatus::sent) status = failing.send(bytes_of(i++));
       EXPECT_EQ(status, SendStatus::peer_lost);
-      EXPECT_NE(failing.stats().error.find("fail_after"), std::string::npos) << failing.stats().error;
+      EXPECT_NE(failing.stats().error.find("fail_after"), std::string::npos)
+          << failing.stats().error;
       EXPECT_EQ(good.send(bytes_of(i)), SendStatus::sent);
       EXPECT_EQ(good.close(), FlushStatus::consumed);
     });
@@ -836,7 +860,8 @@ class StrangerTest : public testing::TestWithParam<Path> {
  protected:
   StrangerTest() {
     ensure_torn_link();
-    receiver_ = penstock::bind(fresh_uri(scheme(), std::string("persistent=1&") + GetParam().query));
+    receiver_ =
+        penstock::bind(fresh_uri(scheme(), std::string("persistent=1&") + GetParam().query));
     uri_ = Uri::parse(receiver_.uris().at(0));
     good_ = connect_here();
   }
@@ -964,8 +989,9 @@ TEST_P(StrangerTest, random_bytes_are_turned_away) {
     for (char& c : noise) c = static_cast<char>(random());
     if (i % 2 == 0) {
       // Begins as a hello does.
-      const FrameHeader header{kFrameMagic, static_cast<std::uint16_t>(random() % 10), 0,
-                               static_cast<std::uint32_t>(random() % 5 == 0 ? random() : noise.size())};
+      const FrameHeader header{
+          kFrameMagic, static_cast<std::uint16_t>(random() % 10), 0,
+          static_cast<std::uint32_t>(random() % 5 == 0 ? random() : noise.size())};
       noise.insert(0, reinterpret_cast<const char*>(&header), sizeof(header));
     }
     const int socket = dial();
@@ -1054,7 +1080,7 @@ TEST_P(StrangerTest, what_comes_after_the_handshake_is_judged_too) {
       frame(6, 0xFFFF'FFFF, ""),
       frame(7, 100, std::string(100, '\xFF')),
       frame(7, 11, "\x16\0\0\0\x03\0\0\0abc"s),  // a cursor of three bytes
-      frame(7, 0, ""),                               // none
+      frame(7, 0, ""),                           // none
   };
   for (const std::string& last : leaving) {
     const int socket = enter();
@@ -1114,7 +1140,8 @@ TEST_P(StrangerTest, mismatches_are_named) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Paths, StrangerTest,
-                         testing::Values(Path{"torn", "torn", "seed=1"}, Path{"shm", "shm", "liveness=10s"}),
+                         testing::Values(Path{"torn", "torn", "seed=1"},
+                                         Path{"shm", "shm", "liveness=10s"}),
                          [](const auto& name) { return name.param.name; });
 
 // ── What a sender may find instead of a receiver ────────────────────────────────────────────────
@@ -1166,7 +1193,8 @@ class FalseReceiver {
   }
 
  private:
-  static void send_all(int socket, std::span<const std::byte> bytes, const std::vector<int>& descriptors) {
+  static void send_all(int socket, std::span<const std::byte> bytes,
+                       const std::vector<int>& descriptors) {
     iovec piece{const_cast<std::byte*>(bytes.data()), bytes.size()};
     msghdr message{};
     message.msg_iov = &piece;
@@ -1212,11 +1240,12 @@ TEST(FalseReceiverTest, welcomes_that_make_no_sense) {
   EXPECT_EQ(with([](Welcome& w) { w.version = 2; }), Errc::version_mismatch);
   EXPECT_EQ(with([](Welcome& w) { w.features = 1; }), Errc::feature_mismatch);
   EXPECT_EQ(with([](Welcome& w) { w.path = "torn"; }), Errc::handshake_failed);
-  for (const std::uint64_t capacity :
-       {std::uint64_t{0}, kCapacity - 1, kCapacity / 2, 2 * kMaxCapacity, std::uint64_t{1} << 63U}) {
+  for (const std::uint64_t capacity : {std::uint64_t{0}, kCapacity - 1, kCapacity / 2,
+                                       2 * kMaxCapacity, std::uint64_t{1} << 63U}) {
     EXPECT_EQ(with([&](Welcome& w) { w.capacity = w.window = capacity; }), Errc::geometry_mismatch);
   }
-  for (const std::uint64_t window : {std::uint64_t{0}, std::uint64_t{16}, kCapacity + 16, ~std::uint64_t{0}}) {
+  for (const std::uint64_t window :
+       {std::uint64_t{0}, std::uint64_t{16}, kCapacity + 16, ~std::uint64_t{0}}) {
     EXPECT_EQ(with([&](Welcome& w) { w.window = window; }), Errc::geometry_mismatch);
   }
 }
@@ -1239,7 +1268,8 @@ TEST(FalseReceiverTest, memory_that_is_not_as_promised) {
   const Fd read_only = memory(4096 + kCapacity, kSeals | F_SEAL_WRITE);
   EXPECT_EQ(receiver.answer(welcome), Errc::handshake_failed);
   EXPECT_EQ(receiver.answer(welcome, {right.get()}), Errc::handshake_failed);
-  EXPECT_EQ(receiver.answer(welcome, {right.get(), wake.get(), wake.get()}), Errc::handshake_failed);
+  EXPECT_EQ(receiver.answer(welcome, {right.get(), wake.get(), wake.get()}),
+            Errc::handshake_failed);
   EXPECT_EQ(receiver.answer(welcome, std::vector<int>(12, wake.get())), Errc::handshake_failed);
   EXPECT_EQ(receiver.answer(welcome, {small.get(), wake.get()}), Errc::geometry_mismatch);
   EXPECT_EQ(receiver.answer(welcome, {wake.get(), right.get()}), Errc::geometry_mismatch);
