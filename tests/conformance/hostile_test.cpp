@@ -1253,7 +1253,8 @@ TEST(FalseReceiverTest, welcomes_that_make_no_sense) {
 TEST(FalseReceiverTest, memory_that_is_not_as_promised) {
   FalseReceiver receiver;
   const Welcome welcome = FalseReceiver::good_welcome();
-  const Fd wake(::eventfd(0, EFD_CLOEXEC));
+  const Fd wake(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+  const Fd blocking(::eventfd(0, EFD_CLOEXEC));
   const auto memory = [](std::uint64_t length, int seals) {
     Fd fd(::memfd_create("penstock-test", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     EXPECT_EQ(::ftruncate(fd.get(), static_cast<off_t>(length)), 0);
@@ -1276,6 +1277,8 @@ TEST(FalseReceiverTest, memory_that_is_not_as_promised) {
   EXPECT_EQ(receiver.answer(welcome, {unsealed.get(), wake.get()}), Errc::handshake_failed);
   EXPECT_EQ(receiver.answer(welcome, {may_shrink.get(), wake.get()}), Errc::handshake_failed);
   EXPECT_EQ(receiver.answer(welcome, {read_only.get(), wake.get()}), Errc::system);
+  EXPECT_EQ(receiver.answer(welcome, {right.get(), blocking.get()}), Errc::handshake_failed);
+  EXPECT_EQ(receiver.answer(welcome, {right.get(), right.get()}), Errc::handshake_failed);
   // All right, but no go.
   EXPECT_EQ(receiver.answer(welcome, {right.get(), wake.get()}), Errc::handshake_failed);
 }
