@@ -1,6 +1,7 @@
 #include "penstock/transport/plugin_loader.hpp"
 
 #include <dlfcn.h>
+#include <link.h>
 
 #include <algorithm>
 #include <array>
@@ -303,11 +304,17 @@ std::string directory_of_program() {
   return error ? std::string{} : program.parent_path().string();
 }
 
+/// Of the shared library that holds this code; empty when the program itself does.
 std::string directory_of_core() {
   Dl_info info{};
-  if (::dladdr(reinterpret_cast<void*>(&module_search_path), &info) == 0) return {};
+  link_map* map = nullptr;
+  if (::dladdr1(reinterpret_cast<void*>(&module_search_path), &info,
+                reinterpret_cast<void**>(&map), RTLD_DL_LINKMAP) == 0)
+    return {};
+  // For the program the loader knows argv[0] only, which may name something in the working directory.
+  if (map->l_name == nullptr || *map->l_name == '\0') return {};
   std::error_code error;
-  const fs::path file = fs::canonical(info.dli_fname, error);
+  const fs::path file = fs::canonical(map->l_name, error);
   return error ? std::string{} : file.parent_path().string();
 }
 
@@ -327,9 +334,15 @@ std::vector<std::string> module_search_path() {
       rest = colon == std::string_view::npos ? std::string_view{} : rest.substr(colon + 1);
     }
   }
+  // What lies beside comes before what was installed earlier: a build tree runs its own modules.
+  const auto add_place = [&](const std::string& directory, const char* modules) {
+    if (directory.empty()) return;
+    add(directory);
+    add((fs::path(directory) / modules).lexically_normal().string());
+  };
+  add_place(directory_of_core(), "penstock");
+  add_place(directory_of_program(), PENSTOCK_MODULES_FROM_BIN);
   add(PENSTOCK_MODULE_DIR);
-  add(directory_of_core());
-  add(directory_of_program());
   return path;
 }
 
