@@ -1,0 +1,76 @@
+// What a program does with an installed penstock. Prints what the script beside this folder looks at.
+//   consumer NAME    NAME: the shm channel's
+#include <penstock/channel/channel.hpp>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstddef>
+#include <fstream>
+#include <iostream>
+#include <span>
+#include <string>
+#include <string_view>
+#include <thread>
+
+namespace {
+
+void send(const std::string& address, std::string_view text) {
+  auto sender = penstock::connect(address);
+  const auto status = sender.send(std::as_bytes(std::span(text)));
+  if (status != penstock::SendStatus::sent) std::cerr << to_string(status) << '\n';
+}
+
+void print_all(penstock::Receiver& receiver) {
+  while (const auto message = receiver.recv()) std::cout << message.text() << '\n';
+}
+
+void between_threads() {
+  auto receiver = penstock::bind("inproc:package");
+  const std::jthread thread([] { send("inproc:package", "inproc: received"); });
+  print_all(receiver);
+}
+
+int between_processes(const std::string& name) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    send("shm:" + name, "shm: received");
+    std::_Exit(0);
+  }
+  auto receiver = penstock::bind("shm:" + name);
+  print_all(receiver);
+  int status = 0;
+  return ::waitpid(child, &status, 0) == child ? status : 1;
+}
+
+void between_hosts() try {
+  const auto receiver = penstock::bind("rdma://127.0.0.1:0/package");
+  std::cout << "rdma: available\n";
+} catch (const penstock::SetupError& error) {
+  std::cout << "rdma: " << error.code().message() << ": " << error.what() << '\n';
+}
+
+// The module of the rdma transport, if it is loaded.
+void print_module() {
+  std::ifstream maps("/proc/self/maps");
+  std::string line;
+  while (std::getline(maps, line)) {
+    if (!line.ends_with("/penstock_rdma.so")) continue;
+    std::cout << "module: " << line.substr(line.find('/')) << '\n';
+    return;
+  }
+  std::cout << "module: none\n";
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  if (argc != 2) return 2;
+  const int status = between_processes(argv[1]);
+  between_threads();
+  between_hosts();
+  print_module();
+  return status == 0 ? 0 : 1;
+} catch (const penstock::SetupError& error) {
+  std::cerr << error.what() << '\n';
+  return 1;
+}
