@@ -1,5 +1,5 @@
 # Sourced by tests/run and bench/run: makes a Debian 12 machine ready, and builds.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034  # the scripts that source this use its lists
 
 top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 

@@ -1,6 +1,6 @@
 # The tool between two hosts over RDMA. Runs on each of them at once (tests/softroce/run --hosts 2):
 # host 0 listens, host 1 sends, and each case has a port of its own.
-# shellcheck source-path=SCRIPTDIR source=harness.bash
+# shellcheck source-path=SCRIPTDIR source=harness.bash disable=SC2119
 source "$(dirname "${BASH_SOURCE[0]}")/harness.bash"
 
 listening_address=$PENSTOCK_PEER_ADDR
