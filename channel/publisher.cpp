@@ -12,9 +12,9 @@ namespace {
 
 /// While something is in flight, this much must wait before the next publish: small records travel
 /// together, large ones keep the device busy.
-constexpr std::uint64_t kWorthPosting = 64 * 1024;
+constexpr std::uint64_t kWorthPosting = 64UL * 1024;
 /// One publish is at most this long, so that its beginning is consumed while its end travels.
-constexpr std::uint64_t kMaxPublish = 1024 * 1024;
+constexpr std::uint64_t kMaxPublish = 1024UL * 1024;
 /// Pacing: after so many posts that followed each other at once, records are held back, for at most
 /// so many times what a post takes.
 constexpr std::uint32_t kStreak = 4;

@@ -95,7 +95,7 @@ void apply(const Uri& uri, const Transport& transport, const Setters& setters,
       setter->second(key, value);
     } else if (std::ranges::find(known, key) == known.end()) {
       const auto nearest = std::ranges::min_element(
-          known, {}, [&](const std::string& name) { return distance(name, key); });
+          known, {}, [&key = key](const std::string& name) { return distance(name, key); });
       refuse(uri, "unknown option '" + key + "'" +
                       (nearest != known.end() ? ": did you mean '" + *nearest + "'?" : ""));
     }
