@@ -10,31 +10,47 @@ build_packages=(
 # For the soft-RoCE bed (tests/softroce): the virtual machine's own needs, and the providers.
 bed_packages=(qemu-system-x86 busybox-static cpio kmod iproute2 rdma-core ibverbs-providers xz-utils)
 
-# install_missing PACKAGE…: asks apt for those that are not there.
-install_missing() {
-  local missing=() package
-  for package; do
-    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
-  done
-  ((${#missing[@]})) || return 0
-  local sudo=()
-  if ((EUID != 0)); then
-    command -v sudo >/dev/null || {
-      echo "missing packages: ${missing[*]}: install them as root with apt-get install" >&2
-      return 1
-    }
-    sudo=(sudo)
+# as_root COMMAND…
+as_root() {
+  if ((EUID == 0)); then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    echo "neither root nor sudo is here to run: $*" >&2
+    return 1
   fi
-  echo "installing: ${missing[*]}"
-  "${sudo[@]}" apt-get update -qq
-  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-    "${missing[@]}" >/dev/null
+}
+
+# install_missing PACKAGE…: asks apt for those that are not there; without any, nothing is run.
+install_missing() {
+  local missing log=$top/build/apt.log
+  if ! command -v dpkg-query >/dev/null; then
+    echo "this is not Debian: see that the counterparts of these packages are there: $*" >&2
+    return 0
+  fi
+  # Of a package that was never heard of, dpkg-query has no line.
+  mapfile -t missing < <(comm -23 <(printf '%s\n' "$@" | sort -u) \
+    <(dpkg-query -W -f '${Package} ${db:Status-Status}\n' "$@" 2>/dev/null |
+      sed -n 's/ installed$//p' | sort -u))
+  ((${#missing[@]})) || return 0
+  echo "installing with apt-get: ${missing[*]}"
+  mkdir -p "$top/build"
+  if ! { as_root apt-get update -qq &&
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+      "${missing[@]}"; } >"$log" 2>&1 </dev/null; then
+    tail -n 20 "$log" >&2
+    echo "installing failed; by hand, as root: apt-get install ${missing[*]}" >&2
+    return 1
+  fi
 }
 
 # The soft-RoCE bed takes its kernel from the package lists; a machine fresh from an image has none.
+# Where they cannot be had, the bed says what it lacks.
 ensure_package_lists() {
   apt-cache show linux-image-amd64 >/dev/null 2>&1 && return
-  if ((EUID == 0)); then apt-get update -qq; else sudo apt-get update -qq; fi
+  echo "fetching the package lists"
+  as_root apt-get update -qq || echo "no package lists: an installed kernel must serve" >&2
 }
 
 # build PRESET [TARGET…]
@@ -46,7 +62,7 @@ build() {
   echo "building $preset"
   if ! (cd "$top" && cmake --preset "$preset" && cmake --build --preset "$preset" ${1:+--target "$@"}) \
     >"$log" 2>&1; then
-    grep -E 'error|FAILED|CMake Error' -A 5 "$log" | tail -n 60 >&2
+    { grep -E 'error|FAILED|CMake Error' -A 5 "$log" || cat "$log"; } | tail -n 60 >&2
     echo "building $preset failed; all of it: $log" >&2
     return 1
   fi
