@@ -200,8 +200,9 @@ void VerbsLink::make_queue_pair(const QueuePairWish& wish) {
 
   if (inline_bytes_ < kMaxCopied) {
     staging_.resize(std::size_t{depth_} * kMaxCopied);
+    constexpr int access = IBV_ACCESS_LOCAL_WRITE;  // int: ibv_reg_mr() is a macro
     staging_registered_.reset(
-        ::ibv_reg_mr(domain_.get(), staging_.data(), staging_.size(), IBV_ACCESS_LOCAL_WRITE));
+        ::ibv_reg_mr(domain_.get(), staging_.data(), staging_.size(), access));
     if (!staging_registered_)
       throw SetupError(code_of(errno),
                        registration_text(device_->name(), staging_.size(), staging_.size(), errno));

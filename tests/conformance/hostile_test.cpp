@@ -141,7 +141,7 @@ class HostileSender {
   }
 
   // The receiver reads this memory meanwhile, as it would a device's.
-  [[gnu::noinline, gnu::no_sanitize("thread")]] static void scribble(
+  [[gnu::noinline, gnu::no_sanitize_thread]] static void scribble(
       std::byte* to, std::span<const std::byte> bytes) {
     volatile std::byte* target = to;
     for (std::size_t i = 0; i < bytes.size(); ++i) target[i] = bytes[i];

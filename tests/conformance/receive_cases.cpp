@@ -300,7 +300,7 @@ const AddCase several_uris{
       std::ranges::sort(texts);
       EXPECT_EQ(texts, (std::vector<std::string>{"0", "1", "2"}));
       std::ranges::sort(sources);
-      EXPECT_EQ(std::ranges::unique(sources).begin(), sources.end()) << "three sources";
+      EXPECT_EQ(std::unique(sources.begin(), sources.end()), sources.end()) << "three sources";
       EXPECT_EQ(own.close(), FlushStatus::consumed);
       side.put("received");
       EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);

@@ -43,7 +43,7 @@ constexpr std::size_t kStep = 4096;  // bytes that land at most while the mutex 
 }
 
 // A device's stores are invisible to the sanitizers and to the memory model; so are these.
-[[gnu::noinline, gnu::no_sanitize("thread")]] void land(std::byte* to, const std::byte* from,
+[[gnu::noinline, gnu::no_sanitize_thread]] void land(std::byte* to, const std::byte* from,
                                                         std::size_t length) {
   volatile std::byte* target = to;
   const volatile std::byte* source = from;

@@ -16,7 +16,7 @@ namespace penstock::test {
 namespace {
 
 // Reads what a link writes without asking the memory model.
-[[gnu::noinline, gnu::no_sanitize("thread")]] std::uint64_t look(const std::byte* at) {
+[[gnu::noinline, gnu::no_sanitize_thread]] std::uint64_t look(const std::byte* at) {
   std::uint64_t word = 0;
   const volatile std::byte* from = at;
   auto* to = reinterpret_cast<volatile std::byte*>(&word);
