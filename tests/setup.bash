@@ -24,15 +24,16 @@ as_root() {
 
 # install_missing PACKAGE…: asks apt for those that are not there; without any, nothing is run.
 install_missing() {
-  local missing log=$top/build/apt.log
+  local missing=() package installed log=$top/build/apt.log
   if ! command -v dpkg-query >/dev/null; then
     echo "this is not Debian: see that the counterparts of these packages are there: $*" >&2
     return 0
   fi
-  # Of a package that was never heard of, dpkg-query has no line.
-  mapfile -t missing < <(comm -23 <(printf '%s\n' "$@" | sort -u) \
-    <(dpkg-query -W -f '${Package} ${db:Status-Status}\n' "$@" 2>/dev/null |
-      sed -n 's/ installed$//p' | sort -u))
+  # Of a package that was never heard of, dpkg-query has no line, and fails.
+  installed=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' "$@" 2>/dev/null) || true
+  for package; do
+    grep -qxF -- "$package installed" <<<"$installed" || missing+=("$package")
+  done
   ((${#missing[@]})) || return 0
   echo "installing with apt-get: ${missing[*]}"
   mkdir -p "$top/build"
