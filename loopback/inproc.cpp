@@ -43,7 +43,7 @@ struct Names {
     std::shared_ptr<InletSink> sink;
     int calls = 0;  // into the sink, under way
   };
-  const Birth birth;
+  const Birth birth{};
   std::mutex mutex;
   std::condition_variable bound;
   std::condition_variable idle;

@@ -411,10 +411,10 @@ void StreamListener::take(Fd socket) {
       silent->refuse(*this, "it said no hello, and others came: connect again");
   }
   if (pending() >= kMaxPending) {
-    const SetupError full(Errc::resource_limit,
-                          "too many senders connect to the receiver at once: connect again later");
-    send_frame(socket.get(), encode(Reject{full.errc(), full.what()}), {});
-    throw full;
+    const std::string why =
+        "too many senders connect to the receiver at once: connect again later";
+    send_frame(socket.get(), encode(Reject{Errc::resource_limit, why}), {});
+    throw SetupError(Errc::resource_limit, why);
   }
   auto handshake = std::make_shared<Handshake>(std::move(socket), weak_from_this());
   {
