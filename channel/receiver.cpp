@@ -21,8 +21,7 @@ const char* to_string(RecvStatus status) noexcept {
   return "unknown";
 }
 
-void Message::release() noexcept {
-  if (inlet_ == nullptr) return;
+void Message::give_back() noexcept {
   std::exchange(inlet_, nullptr)->release(view_);
   data_ = nullptr;
   size_ = 0;

@@ -48,9 +48,25 @@ inline constexpr std::size_t kMaxViews = 256;
 class Message {
  public:
   Message() = default;
-  Message(Message&& other) noexcept { swap(other); }
+  Message(Message&& other) noexcept
+      : inlet_(std::exchange(other.inlet_, nullptr)),
+        data_(std::exchange(other.data_, nullptr)),
+        size_(std::exchange(other.size_, 0)),
+        source_(other.source_),
+        view_(other.view_),
+        status_(std::exchange(other.status_, RecvStatus::empty)),
+        loss_(std::move(other.loss_)) {}
   Message& operator=(Message&& other) noexcept {
-    Message(std::move(other)).swap(*this);
+    if (this != &other) {
+      release();
+      inlet_ = std::exchange(other.inlet_, nullptr);
+      data_ = std::exchange(other.data_, nullptr);
+      size_ = std::exchange(other.size_, 0);
+      source_ = other.source_;
+      view_ = other.view_;
+      status_ = std::exchange(other.status_, RecvStatus::empty);
+      loss_ = std::move(other.loss_);
+    }
     return *this;
   }
   Message(const Message&) = delete;
@@ -70,21 +86,15 @@ class Message {
   /// For peer_lost.
   [[nodiscard]] const Loss* loss() const noexcept { return loss_.get(); }
   /// data() is empty afterwards.
-  void release() noexcept;
+  void release() noexcept {
+    if (inlet_ != nullptr) give_back();
+  }
 
  private:
   friend class Mailbox;
   friend class Receiver;
   friend class Inlet;
-  void swap(Message& other) noexcept {
-    std::swap(inlet_, other.inlet_);
-    std::swap(data_, other.data_);
-    std::swap(size_, other.size_);
-    std::swap(source_, other.source_);
-    std::swap(view_, other.view_);
-    std::swap(status_, other.status_);
-    std::swap(loss_, other.loss_);
-  }
+  void give_back() noexcept;
 
   Inlet* inlet_ = nullptr;  // keeps itself alive while messages are held
   const std::byte* data_ = nullptr;

@@ -56,9 +56,14 @@ class Listener {
  private:
   /// The next message of the current client. Other clients' greetings wait for their turn.
   Message next(Duration spin) {
+    auto message = receiver_.try_recv();
+    if (!message || message.source() != client_) message = await_next(std::move(message), spin);
+    return message;
+  }
+
+  Message await_next(Message message, Duration spin) {
     constexpr Duration kGlance = std::chrono::seconds(1);
-    for (;;) {
-      auto message = recv_spinning(receiver_, spin, kGlance);
+    for (;; message = recv_spinning(receiver_, spin, kGlance)) {
       switch (message.status()) {
         case RecvStatus::received:
           if (message.source() == client_) return message;
@@ -73,6 +78,7 @@ class Listener {
         case RecvStatus::peer_lost:
           lose(message);
           break;
+        case RecvStatus::empty: break;
         default:
           throw CommandError(to_string(message.status()));
       }
