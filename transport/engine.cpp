@@ -14,9 +14,11 @@
 #include "penstock/transport/fork.hpp"
 
 namespace penstock::inline v1 {
+
+std::atomic<std::uint32_t> fork_count{0};
+
 namespace {
 
-std::atomic<std::uint32_t> g_forks{0};
 std::mutex g_mutex;
 Engine* g_engine = nullptr;  // never deleted: its thread may outlive main()
 bool g_by_hand = false;
@@ -24,7 +26,7 @@ bool g_by_hand = false;
 void before_fork() noexcept { g_mutex.lock(); }
 void after_fork_parent() noexcept { g_mutex.unlock(); }
 void after_fork_child() noexcept {
-  g_forks.fetch_add(1, std::memory_order_relaxed);  // relaxed: the child has one thread
+  fork_count.fetch_add(1, std::memory_order_relaxed);  // relaxed: the child has one thread
   g_engine = nullptr;                               // the parent's; its thread is not here
   g_mutex.unlock();
 }
@@ -43,10 +45,6 @@ timespec to_timespec(std::chrono::nanoseconds time) noexcept {
 }
 
 }  // namespace
-
-std::uint32_t fork_generation() noexcept {
-  return g_forks.load(std::memory_order_relaxed);  // relaxed: changes only where one thread is left
-}
 
 Engine& Engine::get() {
   const std::lock_guard lock(g_mutex);

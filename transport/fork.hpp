@@ -8,7 +8,11 @@ namespace penstock::inline v1 {
 
 /// How many forks lie between the first process and this one. A handle remembers the value of its
 /// birth; where that differs, the handle belongs to a parent and everything on it is refused.
-[[nodiscard]] std::uint32_t fork_generation() noexcept;
+/// relaxed: changes only where one thread is left.
+extern std::atomic<std::uint32_t> fork_count;
+[[nodiscard]] inline std::uint32_t fork_generation() noexcept {
+  return fork_count.load(std::memory_order_relaxed);
+}
 
 /// Remembers in which process it was made.
 class Birth {
