@@ -13,8 +13,10 @@ namespace {
 /// While something is in flight, this much must wait before the next publish: small records travel
 /// together, large ones keep the device busy.
 constexpr std::uint64_t kWorthPosting = 64UL * 1024;
-/// One publish is at most this long, so that its beginning is consumed while its end travels.
+/// One publish is at most this long, and this part of the ring: its beginning is consumed while its
+/// end travels, and the ring is filled again while others travel.
 constexpr std::uint64_t kMaxPublish = 1024UL * 1024;
+constexpr std::uint64_t kPublishPart = 4;
 /// Pacing: after so many posts that followed each other at once, records are held back, for at most
 /// so many times what a post takes.
 constexpr std::uint32_t kStreak = 4;
@@ -224,11 +226,13 @@ void Publisher::take_credit() noexcept {
 
 void Publisher::walk() noexcept {
   Record record;
-  while (frontier_ - posted_ < kMaxPublish &&
+  const auto most = std::min(kMaxPublish, ring_.capacity() / kPublishPart);
+  while (frontier_ - posted_ < most &&
          ring_.inspect(frontier_, posted_ + ring_.capacity(), record) == Inspection::record) {
     frontier_ = record.end;
     last_record_ = record;
     ++waiting_records_;
+    if ((record.flags & kPadding) != 0) padding_ = record.begin;
   }
 }
 
@@ -288,13 +292,16 @@ bool Publisher::post_next() noexcept {
       written_ = to;
       count = 0;
     }
-    const auto length = std::min({end - to, ring_.room(to), std::uint64_t{limits_.max_write}});
+    // Of a padding record only the header is looked at.
+    const auto stop = padding_ >= to && padding_ < end ? padding_ + sizeof(RecordHeader) : end;
+    const auto length = std::min({stop - to, ring_.room(to), std::uint64_t{limits_.max_write}});
     auto& w = writes[count++];
     w = {};
     w.source = ring_.at(to);
     w.length = static_cast<std::uint32_t>(length);
     w.offset = kRingDataOffset + (to & (ring_.capacity() - 1));
     to += length;
+    if (to == stop && stop != end) to += ring_.room(to) % ring_.capacity();
   }
   std::optional<std::uint32_t> immediate;
   const TailLine tail{end, ring_.key().tail_check(end)};

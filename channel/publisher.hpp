@@ -96,6 +96,7 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   Cursor frontier_ = 0;              // committed up to here, as far as seen
   std::uint32_t waiting_records_ = 0;  // in [posted_, frontier_)
   Record last_record_;               // the last one seen before frontier_
+  Cursor padding_ = ~0ULL;           // of the last padding record; [posted_, frontier_) has at most one
   Cursor posted_ = 0;                // published, tail and all
   Cursor written_ = 0;               // data handed over; ahead of posted_ only within one publish
   std::array<InFlight, kMaxInFlight> in_flight_{};
