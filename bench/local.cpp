@@ -75,7 +75,8 @@ void penstock_bytes(benchmark::State& state, const char* uri) {
           Item item{};
           for (std::uint64_t i = 0; i < kItems; ++i) {
             item.word[0] = i;
-            if (sender.send(std::as_bytes(std::span(&item, 1))) != penstock::SendStatus::sent) return;
+            if (sender.send(std::as_bytes(std::span(&item, 1))) != penstock::SendStatus::sent)
+              return;
           }
         },
         [&] {
@@ -94,9 +95,13 @@ void penstock_bytes(benchmark::State& state, const char* uri) {
 
 BENCHMARK(boost_spsc)->UseManualTime()->Unit(benchmark::kMillisecond)->Iterations(1);
 BENCHMARK_CAPTURE(penstock_bytes, inproc, "inproc:bench?capacity=128KiB")
-    ->UseManualTime()->Unit(benchmark::kMillisecond)->Iterations(1);
+    ->UseManualTime()
+    ->Unit(benchmark::kMillisecond)
+    ->Iterations(1);
 BENCHMARK_CAPTURE(penstock_bytes, shm, "shm:bench?capacity=128KiB")
-    ->UseManualTime()->Unit(benchmark::kMillisecond)->Iterations(1);
+    ->UseManualTime()
+    ->Unit(benchmark::kMillisecond)
+    ->Iterations(1);
 
 }  // namespace
 

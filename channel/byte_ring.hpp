@@ -2,14 +2,15 @@
 // threads of one process. One piece of code over any memory: the heap, shared memory, a registered
 // mirror, a ring that a remote peer writes.
 //
-// Who writes what: producers write records and the claim cursor (`tail_`, private to their process);
-// the consumer writes the credit (`RingControl::limit` and `consumed`).
+// Who writes what: producers write records and the claim cursor (`tail_`, private to their
+// process); the consumer writes the credit (`RingControl::limit` and `consumed`).
 //
-// Invariants: a record lies in one piece; where it would not fit before the end of the ring, a padding
-// record fills the end (docs/adr/001-padding.md). The header of the record at cursor c lies at c modulo
-// the capacity, its `mark` is keyed by c and is stored last, so nothing else that ever lay there can
-// be taken for it: no old payload, no header of an earlier lap (docs/adr/002-commit-marks.md).
-// Claim, then commit per record, is Aeron's scheme (Real Logic, LogBuffer appender).
+// Invariants: a record lies in one piece; where it would not fit before the end of the ring, a
+// padding record fills the end (docs/adr/001-padding.md). The header of the record at cursor c lies
+// at c modulo the capacity, its `mark` is keyed by c and is stored last, so nothing else that ever
+// lay there can be taken for it: no old payload, no header of an earlier lap
+// (docs/adr/002-commit-marks.md). Claim, then commit per record, is Aeron's scheme (Real Logic,
+// LogBuffer appender).
 //
 // Lifetime: neither end owns the memory; RingMemory::owner does.
 #pragma once
@@ -39,7 +40,7 @@ struct Record {
 };
 
 enum class Inspection : std::uint8_t {
-  absent,     ///< not committed yet
+  absent,  ///< not committed yet
   record,
   malformed,  ///< committed, but its header lies: whoever wrote it breaks the protocol
 };
@@ -105,8 +106,8 @@ class RingView {
     Record record;
     bool whole = true;
     while (from < to) {
-      const auto word =
-          std::atomic_ref(header(from).word).load(std::memory_order_relaxed);  // relaxed: a statistic
+      const auto word = std::atomic_ref(header(from).word)
+                            .load(std::memory_order_relaxed);  // relaxed: a statistic
       // A record that was published hot has its proof in place of the mark: take its word for it.
       const bool proved =
           whole && (header_flags(word) & kSelfProved) != 0 && decode(from, word, to, record);
@@ -159,7 +160,9 @@ class RingProducer {
     return claim_ending(length, 0, out);
   }
   /// Room for the last record: no claim succeeds after it.
-  [[nodiscard]] ClaimResult claim_last(Claim& out) noexcept { return claim_ending(0, kClosed, out); }
+  [[nodiscard]] ClaimResult claim_last(Claim& out) noexcept {
+    return claim_ending(0, kClosed, out);
+  }
 
   void commit(const Claim& claim, std::uint8_t flags = 0) noexcept {
     before_consumer();

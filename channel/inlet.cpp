@@ -92,7 +92,8 @@ bool Inlet::refresh_tail() noexcept {
     // hides may be spent (tests/models/wake.pml).
     const auto now = Clock::now();
     if (torn_since_ == TimePoint{}) torn_since_ = now;
-    if (now - torn_since_ > kTornDeadline) lose("its tail line does not come whole: it breaks the protocol");
+    if (now - torn_since_ > kTornDeadline)
+      lose("its tail line does not come whole: it breaks the protocol");
     return false;
   }
   torn_since_ = {};
@@ -327,7 +328,8 @@ void Inlet::take_events() noexcept {
           if (kind == Immediate::blocked) {
             // The sender knows of less than what was consumed, or of the same.
             blocked_ = true;
-            known_ = head_ - ((kImmediateRange - distance_ahead(value, head_)) & (kImmediateRange - 1));
+            known_ =
+                head_ - ((kImmediateRange - distance_ahead(value, head_)) & (kImmediateRange - 1));
           }
           if (kind == Immediate::landed && mode_ == PublishMode::immediate) {
             const Cursor tail = tail_ + distance_ahead(value, tail_);
@@ -355,8 +357,8 @@ void Inlet::tend() noexcept {
   const std::unique_lock lock(mutex_, std::try_to_lock);
   if (!lock) return;
   const auto counters = link_->counters();
-  work_ = {counters.posts, counters.work_requests, counters.completions, credit_writes_,
-           counters.immediates, 0};
+  work_ = {counters.posts, counters.work_requests, counters.completions,
+           credit_writes_, counters.immediates,    0};
 }
 
 // ── Sleeping ─────────────────────────────────────────────────────────────────────────────────────
@@ -437,7 +439,8 @@ void Inlet::on_goodbye(Cursor cursor) noexcept {
   // The sender knows that everything up to here has landed; its own word of that may be slower.
   if (link_) {
     with_token([&] {
-      if (cursor > tail_ && cursor <= reported_ + window_ && cursor % kRecordAlign == 0) tail_ = cursor;
+      if (cursor > tail_ && cursor <= reported_ + window_ && cursor % kRecordAlign == 0)
+        tail_ = cursor;
     });
   }
   // The ring's own last record comes before this is read as a loss.
@@ -447,7 +450,9 @@ void Inlet::on_goodbye(Cursor cursor) noexcept {
 
 void Inlet::on_lost(const std::string& why) noexcept { lose(why); }
 
-void Inlet::on_stalled(bool stalled) noexcept { stalled_.store(stalled, std::memory_order_relaxed); }
+void Inlet::on_stalled(bool stalled) noexcept {
+  stalled_.store(stalled, std::memory_order_relaxed);
+}
 
 void Inlet::retire() noexcept {
   bool now = false;

@@ -1,11 +1,11 @@
 // One sender's ring at the receiver, and how far it has been read.
 //
-// Who writes what: the token's holder everything here (a receiving thread, a releasing thread or the
-// engine); the sender or its device the ring and the tail line.
+// Who writes what: the token's holder everything here (a receiving thread, a releasing thread or
+// the engine); the sender or its device the ring and the tail line.
 //
-// Invariants: reported_ <= head_ <= next_; for remote rings hot records, any number of them, may put
-// next_ ahead of tail_; all of them within the credit granted. Cursors are kept here, privately; what
-// lies in shared memory are copies, so a peer that writes there harms only itself.
+// Invariants: reported_ <= head_ <= next_; for remote rings hot records, any number of them, may
+// put next_ ahead of tail_; all of them within the credit granted. Cursors are kept here,
+// privately; what lies in shared memory are copies, so a peer that writes there harms only itself.
 //
 // Lifetime: kept by its Mailbox while the sender may send, and by messages that are still held.
 #pragma once
@@ -44,7 +44,8 @@ struct InletCounters {
   std::atomic<std::uint64_t> bytes{0};
 };
 
-class Inlet final : public ConnectionObserver, public EngineHandler,
+class Inlet final : public ConnectionObserver,
+                    public EngineHandler,
                     public std::enable_shared_from_this<Inlet> {
  public:
   Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink);
@@ -57,7 +58,8 @@ class Inlet final : public ConnectionObserver, public EngineHandler,
   /// Gives back a message's room. Thread-safe.
   void release(std::uint64_t view) noexcept;
 
-  /// Before the receiver sleeps: returns all credit and has the sender wake it. Waits for the token.
+  /// Before the receiver sleeps: returns all credit and has the sender wake it. Waits for the
+  /// token.
   void arm() noexcept;
   /// The sender knows by now that it must wake us (remote: the write that says so has landed).
   [[nodiscard]] bool armed() noexcept;
@@ -72,7 +74,9 @@ class Inlet final : public ConnectionObserver, public EngineHandler,
   void retire() noexcept;
 
   [[nodiscard]] SourceId id() const noexcept { return id_; }
-  [[nodiscard]] const std::shared_ptr<InletCounters>& counters() const noexcept { return counters_; }
+  [[nodiscard]] const std::shared_ptr<InletCounters>& counters() const noexcept {
+    return counters_;
+  }
   [[nodiscard]] Loss loss() const;
   [[nodiscard]] SourceStats stats() const;
 
@@ -123,15 +127,15 @@ class Inlet final : public ConnectionObserver, public EngineHandler,
 
   // Read by the receiving thread for every message: a line of its own.
   alignas(kLine) ProgressToken token_;
-  Cursor next_ = 0;      // next to hand out
-  Cursor head_ = 0;      // everything before it was released
-  Cursor reported_ = 0;  // ... and the sender was told
-  Cursor tail_ = 0;      // remote: everything before it has landed
+  Cursor next_ = 0;               // next to hand out
+  Cursor head_ = 0;               // everything before it was released
+  Cursor reported_ = 0;           // ... and the sender was told
+  Cursor tail_ = 0;               // remote: everything before it has landed
   std::uint64_t first_view_ = 0;  // oldest held
   std::uint64_t next_view_ = 0;
   std::uint64_t held_views_ = 0;
   bool view_awaited_ = false;  // a receiver waits for a release
-  bool finished_ = false;  // the fin was read
+  bool finished_ = false;      // the fin was read
   bool shut_ = false;
   bool retired_ = false;
   std::shared_ptr<Inlet> self_;  // while messages are held after the mailbox let go
@@ -139,18 +143,18 @@ class Inlet final : public ConnectionObserver, public EngineHandler,
 
   // Remote.
   PublishMode mode_ = PublishMode::tail;
-  bool torn_ = false;             // the last look at the tail line found it half written
+  bool torn_ = false;  // the last look at the tail line found it half written
   TimePoint torn_since_{};
-  bool ordered_ = true;        // the link places its writes in order
-  bool report_due_ = false;    // a credit line waits for the one before it to land
+  bool ordered_ = true;      // the link places its writes in order
+  bool report_due_ = false;  // a credit line waits for the one before it to land
   Cursor armed_at_ = 0;
-  std::uint64_t sequence_ = 0;    // of credit lines
-  std::uint64_t cookie_ = 0;      // of the last post
+  std::uint64_t sequence_ = 0;       // of credit lines
+  std::uint64_t cookie_ = 0;         // of the last post
   std::uint64_t landed_cookie_ = 0;  // completed up to
   Cursor told_armed_at_ = 0;         // the armed_at_ of the last post
   std::uint64_t armed_cookie_ = 0;   // of the first credit line that said it
-  bool blocked_ = false;          // the sender waits for credit
-  Cursor known_ = 0;           // consumption that the waiting sender knows of
+  bool blocked_ = false;             // the sender waits for credit
+  Cursor known_ = 0;                 // consumption that the waiting sender knows of
   std::uint64_t credit_writes_ = 0;
 
   const std::shared_ptr<InletCounters> counters_ = std::make_shared<InletCounters>();

@@ -34,14 +34,15 @@ Mailbox::~Mailbox() { close(); }
 
 void Mailbox::bind(std::string_view text, const BindOptions& defaults) {
   if (!here())
-    throw SetupError(Errc::forked, "this receiver belongs to the parent process: bind anew in the child");
+    throw SetupError(Errc::forked,
+                     "this receiver belongs to the parent process: bind anew in the child");
   const auto uri = Uri::parse(text);
   const auto transport = find_transport(uri.scheme);
   const auto options = bind_settings(uri, *transport, defaults);
   // Declared before the lock, so that it goes after the unlocking where this fails: its destruction
   // waits for handshakes under way, which take the mutex.
-  auto listener =
-      transport->listen(uri, {options.capacity, options.window, options.liveness}, shared_from_this());
+  auto listener = transport->listen(uri, {options.capacity, options.window, options.liveness},
+                                    shared_from_this());
   const std::unique_lock lock(mutex_);
   if (closed_.load(std::memory_order_relaxed))
     throw SetupError(Errc::bad_uri, uri.text() + ": this receiver is closed: bind a new one");
@@ -58,8 +59,8 @@ std::vector<std::string> Mailbox::uris() const {
 }
 
 bool Mailbox::add(InletParts parts) {
-  auto inlet = std::make_shared<Inlet>(std::move(parts), g_next_source.fetch_add(1, std::memory_order_relaxed),
-                                       weak_from_this());
+  auto inlet = std::make_shared<Inlet>(
+      std::move(parts), g_next_source.fetch_add(1, std::memory_order_relaxed), weak_from_this());
   PublishMode mode{};
   {
     const std::lock_guard lock(mutex_);
@@ -106,7 +107,7 @@ void Mailbox::refresh(Drain& drain) noexcept {
 void Mailbox::drop(const std::shared_ptr<Inlet>& inlet) noexcept {
   {
     const std::lock_guard lock(mutex_);
-    if (std::erase(inlets_, inlet) == 0) return;  // another clone did
+    if (std::erase(inlets_, inlet) == 0) return;       // another clone did
     version_.fetch_add(1, std::memory_order_release);  // SYNC inlets
   }
   inlet->retire();
@@ -128,9 +129,7 @@ Mailbox::Turn Mailbox::look_around(Drain& drain, Message& out) noexcept {
           ++drain.turn;
         }
         return Turn::taken;
-      case Look::closed:
-        drop(std::shared_ptr(inlet));
-        return Turn::again;
+      case Look::closed: drop(std::shared_ptr(inlet)); return Turn::again;
       case Look::lost: {
         const auto lost = inlet;
         bool mine = false;
@@ -166,7 +165,8 @@ Mailbox::Turn Mailbox::look_around(Drain& drain, Message& out) noexcept {
 
 bool Mailbox::all_closed() const noexcept {
   const std::lock_guard lock(mutex_);
-  return closed_.load(std::memory_order_relaxed) || (had_sender_ && inlets_.empty() && !persistent_);
+  return closed_.load(std::memory_order_relaxed) ||
+         (had_sender_ && inlets_.empty() && !persistent_);
 }
 
 Message Mailbox::receive(Drain& drain, Duration timeout) noexcept {
@@ -185,7 +185,8 @@ Message Mailbox::receive(Drain& drain, Duration timeout) noexcept {
       const auto turn = look_around(drain, out);
       if (turn == Turn::taken) return out;
       again = turn == Turn::again;
-      if (!again && (drain.inlets.empty() || closed_.load(std::memory_order_relaxed)) && all_closed()) {
+      if (!again && (drain.inlets.empty() || closed_.load(std::memory_order_relaxed)) &&
+          all_closed()) {
         out.status_ = RecvStatus::closed;
         return out;
       }

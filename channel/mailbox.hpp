@@ -22,7 +22,7 @@ namespace penstock::inline v1 {
 struct Drain {
   std::vector<std::shared_ptr<Inlet>> inlets;  ///< a copy of the mailbox's, while the version holds
   std::uint64_t version = 0;
-  std::size_t turn = 0;    ///< whose turn it is
+  std::size_t turn = 0;     ///< whose turn it is
   std::uint32_t burst = 0;  ///< messages it has had
   Message kept;             ///< one that did not fit recv_into()'s buffer
 };
@@ -66,13 +66,13 @@ class Mailbox final : public InletSink, public std::enable_shared_from_this<Mail
 
   const Birth birth_;
   const Fd wake_fd_;
-  std::atomic<std::int64_t> spin_ns_{0};      // relaxed: a setting
+  std::atomic<std::int64_t> spin_ns_{0};  // relaxed: a setting
   std::atomic<std::uint32_t> receivers_{0};
-  std::atomic<std::uint32_t> parked_{0};      // SYNC parked: counted before the last look
-  std::atomic<bool> closed_{false};           // relaxed: the mutex orders what matters
+  std::atomic<std::uint32_t> parked_{0};  // SYNC parked: counted before the last look
+  std::atomic<bool> closed_{false};       // relaxed: the mutex orders what matters
   // SYNC inlets: raised after the list has changed, under the mutex; read before a look
   std::atomic<std::uint64_t> version_{1};
-  std::atomic<std::uint64_t> parks_{0};       // relaxed: a statistic
+  std::atomic<std::uint64_t> parks_{0};  // relaxed: a statistic
 
   mutable std::mutex mutex_;  // guards all below
   std::vector<std::unique_ptr<Listener>> listeners_;

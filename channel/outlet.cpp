@@ -174,8 +174,10 @@ void Outlet::wake_receiver() noexcept {
 void Outlet::commit(const Claim& claim, Tally& tally) noexcept {
   if (!here()) return;  // a child must not touch its parent's ring or device
   // relaxed: this clone's thread is the only writer
-  tally.messages.store(tally.messages.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-  tally.bytes.store(tally.bytes.load(std::memory_order_relaxed) + claim.length, std::memory_order_relaxed);
+  tally.messages.store(tally.messages.load(std::memory_order_relaxed) + 1,
+                       std::memory_order_relaxed);
+  tally.bytes.store(tally.bytes.load(std::memory_order_relaxed) + claim.length,
+                    std::memory_order_relaxed);
   publish(claim, 0);
 }
 
@@ -255,7 +257,9 @@ void Outlet::on_goodbye(Cursor consumed_cursor) noexcept {
 
 void Outlet::on_lost(const std::string& why) noexcept { end(End::lost, peer_ + ": " + why); }
 
-void Outlet::on_stalled(bool stalled) noexcept { stalled_.store(stalled, std::memory_order_relaxed); }
+void Outlet::on_stalled(bool stalled) noexcept {
+  stalled_.store(stalled, std::memory_order_relaxed);
+}
 
 PeerState Outlet::state() const noexcept {
   switch (refusal()) {
@@ -283,7 +287,8 @@ SenderStats Outlet::stats() const {
     stats.error = error_;
     const auto sum = [&](std::atomic<std::uint64_t> Tally::*field) {
       auto total = (retired_.*field).load(std::memory_order_relaxed);
-      for (const auto& tally : tallies_) total += (tally.get()->*field).load(std::memory_order_relaxed);
+      for (const auto& tally : tallies_)
+        total += (tally.get()->*field).load(std::memory_order_relaxed);
       return total;
     };
     stats.progress.accepted = sum(&Tally::messages);
@@ -295,7 +300,8 @@ SenderStats Outlet::stats() const {
   const auto tail = ring_.tail();
   const auto unconsumed = ring_.view().count_messages(consumed(), tail);
   const auto undelivered =
-      publisher_ ? ring_.view().count_messages(std::max(publisher_->completed(), consumed()), tail) : 0;
+      publisher_ ? ring_.view().count_messages(std::max(publisher_->completed(), consumed()), tail)
+                 : 0;
   const auto accepted = stats.progress.accepted;
   stats.progress.consumed = accepted - std::min(accepted, unconsumed);
   stats.progress.delivered = accepted - std::min(accepted, undelivered);

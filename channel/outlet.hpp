@@ -44,11 +44,14 @@ class Outlet final : public ConnectionObserver, public std::enable_shared_from_t
   void leave(Tally* tally) noexcept;
 
   /// Room for `size` bytes, waiting for it until `timeout` is over.
-  [[nodiscard]] SendStatus claim(std::size_t size, Duration timeout, Tally& tally, Claim& out) noexcept;
+  [[nodiscard]] SendStatus claim(std::size_t size, Duration timeout, Tally& tally,
+                                 Claim& out) noexcept;
   void commit(const Claim& claim, Tally& tally) noexcept;
   void abandon(const Claim& claim) noexcept;
 
-  [[nodiscard]] FlushStatus flush(Duration timeout) noexcept { return flush_to(ring_.tail(), timeout); }
+  [[nodiscard]] FlushStatus flush(Duration timeout) noexcept {
+    return flush_to(ring_.tail(), timeout);
+  }
   [[nodiscard]] FlushStatus close(Duration timeout) noexcept;
 
   [[nodiscard]] bool here() const noexcept { return birth_.here(); }

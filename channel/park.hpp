@@ -59,7 +59,8 @@ class Spinner {
     const bool for_ever = spin_ == std::chrono::nanoseconds::max() && deadline_ == TimePoint::max();
     if (for_ever) return true;  // a clock may be slow to read
     const auto time = Clock::now();
-    if (end_ == TimePoint{}) end_ = spin_ >= TimePoint::max() - time ? TimePoint::max() : time + spin_;
+    if (end_ == TimePoint{})
+      end_ = spin_ >= TimePoint::max() - time ? TimePoint::max() : time + spin_;
     return time < end_ && time < deadline_;
   }
 
@@ -75,7 +76,8 @@ class Spinner {
 
 /// Sleeps while `word` has the value `seen`, at most until `deadline`. May return for no reason.
 /// Not the private futex: the word may lie in memory that two processes share.
-inline void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t seen, TimePoint deadline) noexcept {
+inline void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t seen,
+                       TimePoint deadline) noexcept {
   static_assert(sizeof word == sizeof(std::uint32_t));
   timespec timeout{};
   timespec* until = nullptr;
@@ -110,8 +112,8 @@ inline void wake_waiting(RingControl& control) noexcept {
 
 /// Grants credit and wakes the senders that wait for it.
 /// SYNC credit (consumer): everything read before happens-before the producer's next write there.
-/// SYNC sender-sleep: a sender sets senders_waiting, then rereads the credit; this stores the credit,
-/// then reads senders_waiting. Sequentially consistent, so one of the two sees the other.
+/// SYNC sender-sleep: a sender sets senders_waiting, then rereads the credit; this stores the
+/// credit, then reads senders_waiting. Sequentially consistent, so one of the two sees the other.
 inline void grant(RingControl& control, Cursor consumed, Cursor limit) noexcept {
   control.consumed.store(consumed, std::memory_order_release);
   control.limit.store(limit, std::memory_order_seq_cst);

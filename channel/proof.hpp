@@ -1,5 +1,5 @@
-// Records that prove themselves whole: a keyed hash over cursor, header and payload stands where the
-// commit mark of other records does.
+// Records that prove themselves whole: a keyed hash over cursor, header and payload stands where
+// the commit mark of other records does.
 #pragma once
 
 #include <array>

@@ -142,7 +142,8 @@ void Publisher::advance() noexcept {
       // Held back by the peer's receives, which only its consuming frees.
       wants_credit_.store(true, std::memory_order_relaxed);
     } else if (credit_.consumed == frontier_) {
-      wants_credit_.store(false, std::memory_order_relaxed);  // nothing is out that could be credited
+      wants_credit_.store(false,
+                          std::memory_order_relaxed);  // nothing is out that could be credited
     }
     // Asked only once something is out there to be consumed; until then the wish is kept.
     if (wants_credit_.load(std::memory_order_relaxed) && !asked_ && credit_.consumed < posted_) {
@@ -165,9 +166,9 @@ void Publisher::advance() noexcept {
     break;
   }
   publish_counters();
-  // Completions that nobody waits for, records held back: the engine looks after them; the former for
-  // the sake of a receiver that fell asleep between the publish and its landing. Likewise a credit
-  // line that was landing.
+  // Completions that nobody waits for, records held back: the engine looks after them; the former
+  // for the sake of a receiver that fell asleep between the publish and its landing. Likewise a
+  // credit line that was landing.
   const bool held = hold_ != 0;
   const bool unasked = wants_credit_.load(std::memory_order_relaxed) && !asked_;
   const bool pending = held || unasked || in_flight_head_ != in_flight_tail_ || torn_;
@@ -187,7 +188,8 @@ bool Publisher::reap() noexcept {
           while (in_flight_head_ != in_flight_tail_ &&
                  in_flight_[in_flight_head_ % kMaxInFlight].cookie <= event.value) {
             // SYNC completed; sequentially consistent because of SYNC sender-sleep
-            completed_.store(in_flight_[in_flight_head_ % kMaxInFlight].end, std::memory_order_seq_cst);
+            completed_.store(in_flight_[in_flight_head_ % kMaxInFlight].end,
+                             std::memory_order_seq_cst);
             ++in_flight_head_;
           }
           any = true;
@@ -195,7 +197,8 @@ bool Publisher::reap() noexcept {
         }
         case LinkEvent::Kind::immediate:
           any = true;  // its news is in the credit line
-          if (static_cast<Immediate>(event.value & kImmediateKind) == Immediate::credit) asked_ = false;
+          if (static_cast<Immediate>(event.value & kImmediateKind) == Immediate::credit)
+            asked_ = false;
           break;
         case LinkEvent::Kind::failed: fail(link_->error()); return true;
       }
@@ -213,8 +216,9 @@ void Publisher::take_credit() noexcept {
     if (line->consumed < credit_.consumed || line->consumed > posted_ ||
         line->consumed % kRecordAlign != 0 || line->limit < credit_.limit ||
         line->limit > line->consumed + ring_.capacity() || (line->armed_at & ~1ULL) > posted_)
-      return fail("the receiver's credit makes no sense (consumed " + std::to_string(line->consumed) +
-                  " of " + std::to_string(posted_) + " sent): it breaks the protocol");
+      return fail("the receiver's credit makes no sense (consumed " +
+                  std::to_string(line->consumed) + " of " + std::to_string(posted_) +
+                  " sent): it breaks the protocol");
     credit_ = *line;
   }
   const auto limit = std::min(credit_.limit, completed() + ring_.capacity());
@@ -245,7 +249,8 @@ bool Publisher::may_post() const noexcept {
     // to be slow, and for the other immediates.
     const auto unconsumed = std::ranges::count_if(
         in_flight_, [&](const InFlight& f) { return f.end > credit_.consumed; });
-    if (static_cast<std::uint32_t>(unconsumed) >= std::min<std::uint32_t>(limits_.receives / 2, kMaxInFlight))
+    if (static_cast<std::uint32_t>(unconsumed) >=
+        std::min<std::uint32_t>(limits_.receives / 2, kMaxInFlight))
       return false;
   }
   if (flying == 0) return true;
@@ -262,8 +267,9 @@ bool Publisher::sleeper_waits(Cursor end) const noexcept {
 }
 
 bool Publisher::hot_possible() const noexcept {
-  return static_cast<PublishMode>(credit_.mode & 0xFFU) == PublishMode::hot && waiting_records_ == 1 &&
-         in_flight_head_ == in_flight_tail_ && (last_record_.flags & kPadding) == 0 &&
+  return static_cast<PublishMode>(credit_.mode & 0xFFU) == PublishMode::hot &&
+         waiting_records_ == 1 && in_flight_head_ == in_flight_tail_ &&
+         (last_record_.flags & kPadding) == 0 &&
          last_record_.end - last_record_.begin <= std::min<std::uint64_t>(limits_.packet, kMaxHot);
 }
 
@@ -363,7 +369,8 @@ void Publisher::publish_counters() noexcept {
   const std::unique_lock lock(stats_mutex_, std::try_to_lock);
   if (!lock) return;  // somebody reads them: the next round brings them up to date
   const auto counters = link_->counters();
-  stats_ = {counters.posts, counters.work_requests, counters.completions, 0, counters.immediates, hot_};
+  stats_ = {
+      counters.posts, counters.work_requests, counters.completions, 0, counters.immediates, hot_};
 }
 
 PathStats Publisher::stats() const {

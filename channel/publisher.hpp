@@ -1,13 +1,13 @@
-// The remote half of a sender: gets the mirror's committed records into the receiver's ring, and the
-// receiver's credit back.
+// The remote half of a sender: gets the mirror's committed records into the receiver's ring, and
+// the receiver's credit back.
 //
 // Who writes what: whoever holds the token writes everything here but the flags named below; the
 // device writes the credit line.
 //
-// Invariants: completed_ <= posted_ <= frontier_ <= the ring's claim cursor, and credited <= posted_:
-// a record may be consumed before its completion is seen. So mirror space is used again only when the
-// receiver has credited it and the device has completed the write from it. The last publish is
-// always seen: by a receiver that looks, or by one that sleeps (the wake-up protocol,
+// Invariants: completed_ <= posted_ <= frontier_ <= the ring's claim cursor, and credited <=
+// posted_: a record may be consumed before its completion is seen. So mirror space is used again
+// only when the receiver has credited it and the device has completed the write from it. The last
+// publish is always seen: by a receiver that looks, or by one that sleeps (the wake-up protocol,
 // tests/models/wake.pml).
 #pragma once
 
@@ -71,7 +71,8 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   /// The first credit line has come: it says in which form the receiver sees what is published.
   [[nodiscard]] bool told_how() const noexcept { return credit_.mode >> 8U != 0; }
   bool post_next() noexcept;
-  bool post(std::span<const RemoteWrite> writes, std::optional<std::uint32_t> immediate, Cursor end) noexcept;
+  bool post(std::span<const RemoteWrite> writes, std::optional<std::uint32_t> immediate,
+            Cursor end) noexcept;
   void signal_sleeper() noexcept;
   void signalled() noexcept;
   [[nodiscard]] bool sleeper_waits(Cursor end) const noexcept;
@@ -93,21 +94,21 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   ProgressToken token_;
 
   // With the token held.
-  Cursor frontier_ = 0;              // committed up to here, as far as seen
+  Cursor frontier_ = 0;                // committed up to here, as far as seen
   std::uint32_t waiting_records_ = 0;  // in [posted_, frontier_)
-  Record last_record_;               // the last one seen before frontier_
-  Cursor padding_ = ~0ULL;           // of the last padding record; [posted_, frontier_) has at most one
-  Cursor posted_ = 0;                // published, tail and all
-  Cursor written_ = 0;               // data handed over; ahead of posted_ only within one publish
+  Record last_record_;                 // the last one seen before frontier_
+  Cursor padding_ = ~0ULL;  // of the last padding record; [posted_, frontier_) has at most one
+  Cursor posted_ = 0;       // published, tail and all
+  Cursor written_ = 0;      // data handed over; ahead of posted_ only within one publish
   std::array<InFlight, kMaxInFlight> in_flight_{};
   std::uint64_t in_flight_head_ = 0;  // oldest
   std::uint64_t in_flight_tail_ = 0;  // next free
   std::uint64_t cookie_ = 0;
-  CreditLine credit_{};              // the newest accepted
-  Cursor signalled_ = 0;             // the armed_at for which an immediate was sent
-  std::uint64_t wake_cookie_ = 0;    // of the last wake-up sent
-  bool torn_ = false;                // the last look at the credit line found it half written
-  bool asked_ = false;               // a `blocked` is out and was not answered yet
+  CreditLine credit_{};            // the newest accepted
+  Cursor signalled_ = 0;           // the armed_at for which an immediate was sent
+  std::uint64_t wake_cookie_ = 0;  // of the last wake-up sent
+  bool torn_ = false;              // the last look at the credit line found it half written
+  bool asked_ = false;             // a `blocked` is out and was not answered yet
   bool failed_once_ = false;
   std::uint64_t hot_ = 0;
   // Pacing, in cycles (pace()).
@@ -118,9 +119,9 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
 
   std::atomic<Cursor> completed_{0};  // SYNC completed: stored with the token, read by anyone
   // SYNC leftover: set by a holder that leaves records behind and has armed the link, so that
-  // the engine will post them; cleared before the next holder looks at the ring. A producer commits,
-  // then reads it. Sequentially consistent: either the holder sees the record or the producer sees
-  // the flag down.
+  // the engine will post them; cleared before the next holder looks at the ring. A producer
+  // commits, then reads it. Sequentially consistent: either the holder sees the record or the
+  // producer sees the flag down.
   alignas(kLine) std::atomic<bool> left_over_{false};
   std::atomic<std::uint64_t> due_at_{0};  // cycles: when a producer looks itself; relaxed: a hint
   // SYNC attention: stored before Engine::attention(), read by on_attention()

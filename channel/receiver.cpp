@@ -96,7 +96,8 @@ void Receiver::close() noexcept {
 Receiver Receiver::clone() const {
   if (!mailbox_) throw SetupError(Errc::bad_uri, "clone() of a receiver that was moved from");
   if (!mailbox_->here())
-    throw SetupError(Errc::forked, "this receiver belongs to the parent process: bind anew in the child");
+    throw SetupError(Errc::forked,
+                     "this receiver belongs to the parent process: bind anew in the child");
   return Receiver(mailbox_);
 }
 

@@ -19,17 +19,17 @@ class Inlet;
 class Mailbox;
 struct Drain;
 
-enum class [[nodiscard]] RecvStatus : std::uint8_t {
-  received,
-  empty,       ///< try_recv: nothing now
-  timed_out,   ///< recv_for: nothing in time
-  closed,      ///< every sender that was there has closed, and all their messages were received, or
-               ///< was reported as lost; or this receiver was closed
-  peer_lost,   ///< one sender is gone without a good-bye: source() and loss() say who and how far.
-               ///< Reported once a sender, after its last whole message; others go on
-  too_small,   ///< recv_into: the buffer cannot hold the message, which stays for the next call
-  view_limit,  ///< kMaxViews messages of one sender are held and not released
-  forked,      ///< this handle belongs to the parent process
+enum class [[nodiscard]] RecvStatus : std::uint8_t{
+    received,
+    empty,      ///< try_recv: nothing now
+    timed_out,  ///< recv_for: nothing in time
+    closed,  ///< every sender that was there has closed, and all their messages were received, or
+             ///< was reported as lost; or this receiver was closed
+    peer_lost,  ///< one sender is gone without a good-bye: source() and loss() say who and how far.
+                ///< Reported once a sender, after its last whole message; others go on
+    too_small,  ///< recv_into: the buffer cannot hold the message, which stays for the next call
+    view_limit,  ///< kMaxViews messages of one sender are held and not released
+    forked,      ///< this handle belongs to the parent process
 };
 [[nodiscard]] const char* to_string(RecvStatus status) noexcept;
 
@@ -138,10 +138,11 @@ class Receiver {
   [[nodiscard]] Message try_recv() noexcept;
   [[nodiscard]] Message recv_for(Duration timeout) noexcept;
   /// Copies the next message out and releases it. Waits like recv_for.
-  [[nodiscard]] Received recv_into(std::span<std::byte> buffer, Duration timeout = kForever) noexcept;
+  [[nodiscard]] Received recv_into(std::span<std::byte> buffer,
+                                   Duration timeout = kForever) noexcept;
 
-  /// Turns every sender away: they get `closed`. Messages not received yet are dropped (the senders'
-  /// progress shows how many were consumed). Messages held stay valid.
+  /// Turns every sender away: they get `closed`. Messages not received yet are dropped (the
+  /// senders' progress shows how many were consumed). Messages held stay valid.
   void close() noexcept;
 
   /// Another receiver of the same channel, for another thread. Throws SetupError{forked}.

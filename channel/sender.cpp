@@ -48,7 +48,8 @@ Reservation::~Reservation() {
 
 void Reservation::commit() noexcept {
   if (data_ == nullptr) return;
-  outlet_->commit({cursor_, std::exchange(data_, nullptr), static_cast<std::uint32_t>(size_)}, *tally_);
+  outlet_->commit({cursor_, std::exchange(data_, nullptr), static_cast<std::uint32_t>(size_)},
+                  *tally_);
   size_ = 0;
 }
 
@@ -125,7 +126,8 @@ FlushStatus Sender::close(Duration timeout) noexcept {
 Sender Sender::clone() const {
   if (!outlet_) throw SetupError(Errc::bad_uri, "clone() of a sender that was moved from");
   if (!outlet_->here())
-    throw SetupError(Errc::forked, "this sender belongs to the parent process: connect anew in the child");
+    throw SetupError(Errc::forked,
+                     "this sender belongs to the parent process: connect anew in the child");
   return {outlet_, outlet_->join()};
 }
 

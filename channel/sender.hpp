@@ -19,24 +19,23 @@ struct Tally;
 
 /// What became of a message. Anything but `sent` means that the message was not taken and is still
 /// the caller's.
-enum class [[nodiscard]] SendStatus : std::uint8_t {
-  sent,       ///< accepted: it will be delivered unless the peer is lost
-  full,       ///< try_send: no room now
-  timed_out,  ///< send_for: no room in time
-  closed,     ///< the receiver is gone, or this sender was closed
-  peer_lost,  ///< the receiver died or the path to it failed; see stats()
-  too_large,  ///< longer than stats().max_message
-  forked,     ///< this handle belongs to the parent process
+enum class [[nodiscard]] SendStatus : std::uint8_t{
+    sent,       ///< accepted: it will be delivered unless the peer is lost
+    full,       ///< try_send: no room now
+    timed_out,  ///< send_for: no room in time
+    closed,     ///< the receiver is gone, or this sender was closed
+    peer_lost,  ///< the receiver died or the path to it failed; see stats()
+    too_large,  ///< longer than stats().max_message
+    forked,     ///< this handle belongs to the parent process
 };
 [[nodiscard]] const char* to_string(SendStatus status) noexcept;
 
 /// How far everything sent so far has got.
-enum class [[nodiscard]] FlushStatus : std::uint8_t {
-  consumed,   ///< all of it has been handed to the receiving application and released
-  timed_out,  ///< not all of it yet; stats().progress says how far
-  closed,     ///< the receiver closed before it had consumed all
-  peer_lost,
-  forked,
+enum class [[nodiscard]] FlushStatus : std::uint8_t{
+    consumed,   ///< all of it has been handed to the receiving application and released
+    timed_out,  ///< not all of it yet; stats().progress says how far
+    closed,     ///< the receiver closed before it had consumed all
+    peer_lost, forked,
 };
 [[nodiscard]] const char* to_string(FlushStatus status) noexcept;
 
@@ -84,8 +83,8 @@ class Reservation {
 /// Sends messages, in order, to one receiver.
 ///
 /// Thread-safety: one thread at a time per Sender; give each thread a clone(). Sending allocates
-/// nothing, takes no lock, and makes a system call only to wake or to sleep. No member but connect()
-/// and clone() throws.
+/// nothing, takes no lock, and makes a system call only to wake or to sleep. No member but
+/// connect() and clone() throws.
 class Sender {
  public:
   Sender() = default;
@@ -93,8 +92,8 @@ class Sender {
   Sender& operator=(Sender&&) noexcept;
   Sender(const Sender&) = delete;
   Sender& operator=(const Sender&) = delete;
-  /// The last clone to go says good-bye to the receiver and waits, for at most the linger time, until
-  /// everything sent is in the receiver's memory.
+  /// The last clone to go says good-bye to the receiver and waits, for at most the linger time,
+  /// until everything sent is in the receiver's memory.
   ~Sender();
 
   explicit operator bool() const noexcept { return outlet_ != nullptr; }

@@ -46,8 +46,8 @@ std::pair<std::uint64_t, std::string_view> number(const Uri& uri, const std::str
   return {value, text.substr(static_cast<std::size_t>(end - text.data()))};
 }
 
-std::uint64_t scaled(const Uri& uri, const std::string& key, std::uint64_t value, std::uint64_t unit,
-                     std::uint64_t most) {
+std::uint64_t scaled(const Uri& uri, const std::string& key, std::uint64_t value,
+                     std::uint64_t unit, std::uint64_t most) {
   if (value > most / unit) refuse(uri, "option " + key + " is too large");
   return value * unit;
 }
@@ -69,7 +69,8 @@ Duration duration(const Uri& uri, const std::string& key, std::string_view text)
   for (const auto& [name, factor] : kUnits)
     if (name == unit || (unit.empty() && value == 0))
       return Duration(scaled(uri, key, value, factor, std::uint64_t{1} << 62U));
-  refuse(uri, "option " + key + "=" + std::string(text) + ": times end in ns, us, ms or s, or are 'forever'");
+  refuse(uri, "option " + key + "=" + std::string(text) +
+                  ": times end in ns, us, ms or s, or are 'forever'");
 }
 
 bool truth(const Uri& uri, const std::string& key, std::string_view text) {
@@ -111,17 +112,19 @@ BindOptions bind_settings(const Uri& uri, const Transport& transport, BindOption
   const auto time = [&](Duration& out) {
     return [&](const std::string& key, std::string_view text) { out = duration(uri, key, text); };
   };
-  apply(uri, transport,
-        {{"capacity", size(options.capacity)},
-         {"window", size(options.window)},
-         {"spin", time(options.spin)},
-         {"liveness", time(options.liveness)},
-         {"persistent",
-          [&](const std::string& key, std::string_view text) { options.persistent = truth(uri, key, text); }}},
-        {"deadline", "linger"});
-  if (options.capacity != 0 && (!std::has_single_bit(options.capacity) || options.capacity < kMinCapacity ||
-                                options.capacity > kMaxCapacity))
-    refuse(uri, "capacity " + std::to_string(options.capacity) + " is not a power of two from 4KiB to 128MiB");
+  apply(
+      uri, transport,
+      {{"capacity", size(options.capacity)},
+       {"window", size(options.window)},
+       {"spin", time(options.spin)},
+       {"liveness", time(options.liveness)},
+       {"persistent", [&](const std::string& key,
+                          std::string_view text) { options.persistent = truth(uri, key, text); }}},
+      {"deadline", "linger"});
+  if (options.capacity != 0 && (!std::has_single_bit(options.capacity) ||
+                                options.capacity < kMinCapacity || options.capacity > kMaxCapacity))
+    refuse(uri, "capacity " + std::to_string(options.capacity) +
+                    " is not a power of two from 4KiB to 128MiB");
   if (options.window != 0 && (options.window < kMinWindow || options.window > kMaxCapacity ||
                               (options.capacity != 0 && options.window > options.capacity)))
     refuse(uri, "window " + std::to_string(options.window) + " is not from 1KiB to the capacity");
@@ -131,7 +134,8 @@ BindOptions bind_settings(const Uri& uri, const Transport& transport, BindOption
   return options;
 }
 
-ConnectOptions connect_settings(const Uri& uri, const Transport& transport, ConnectOptions options) {
+ConnectOptions connect_settings(const Uri& uri, const Transport& transport,
+                                ConnectOptions options) {
   const auto time = [&](Duration& out) {
     return [&](const std::string& key, std::string_view text) { out = duration(uri, key, text); };
   };

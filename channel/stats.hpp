@@ -42,8 +42,8 @@ struct PathStats {
 struct SourceStats {
   SourceId id = 0;
   PeerState state = PeerState::connected;
-  std::string peer;      ///< "inproc", "pid 4711", "192.0.2.7:40122 pid 4711"
-  std::string path;      ///< the path in words; a lost peer's also says why
+  std::string peer;  ///< "inproc", "pid 4711", "192.0.2.7:40122 pid 4711"
+  std::string path;  ///< the path in words; a lost peer's also says why
   std::uint64_t capacity = 0;
   std::uint64_t window = 0;
   Progress progress;
@@ -54,7 +54,7 @@ struct SenderStats {
   PeerState state = PeerState::connected;
   std::string peer;
   std::string path;
-  std::string error;     ///< why the peer was lost; empty otherwise
+  std::string error;  ///< why the peer was lost; empty otherwise
   std::uint64_t capacity = 0;
   std::uint64_t window = 0;
   std::uint64_t max_message = 0;  ///< bytes
@@ -66,10 +66,10 @@ struct SenderStats {
 };
 
 struct ReceiverStats {
-  std::uint64_t messages = 0;  ///< consumed, from all senders there ever were
-  std::uint64_t bytes = 0;     ///< payload consumed
-  std::uint64_t parks = 0;     ///< times recv() went to sleep
-  std::uint64_t refused = 0;   ///< connections turned away: strangers, mismatches
+  std::uint64_t messages = 0;        ///< consumed, from all senders there ever were
+  std::uint64_t bytes = 0;           ///< payload consumed
+  std::uint64_t parks = 0;           ///< times recv() went to sleep
+  std::uint64_t refused = 0;         ///< connections turned away: strangers, mismatches
   std::vector<SourceStats> sources;  ///< senders connected now, and lost ones not yet reported
 };
 

@@ -67,12 +67,9 @@ std::string describe(const Sender& sender, std::string_view what) {
 
 std::string describe(const Sender& sender, SendStatus status) {
   switch (status) {
-    case SendStatus::closed:
-      return describe(sender, "the listener stopped taking data");
-    case SendStatus::peer_lost:
-      return describe(sender, "the listener was lost");
-    default:
-      return describe(sender, to_string(status));
+    case SendStatus::closed: return describe(sender, "the listener stopped taking data");
+    case SendStatus::peer_lost: return describe(sender, "the listener was lost");
+    default: return describe(sender, to_string(status));
   }
 }
 
@@ -82,13 +79,10 @@ void await_input(const Sender& sender) {
   pollfd input{STDIN_FILENO, POLLIN, 0};
   while (::poll(&input, 1, kGlanceMs) <= 0) {
     switch (sender.state()) {
-      case PeerState::closed:
-        abandon(describe(sender, SendStatus::closed));
-      case PeerState::lost:
-        abandon(describe(sender, SendStatus::peer_lost));
+      case PeerState::closed: abandon(describe(sender, SendStatus::closed));
+      case PeerState::lost: abandon(describe(sender, SendStatus::peer_lost));
       case PeerState::connected:
-      case PeerState::stalled:
-        break;
+      case PeerState::stalled: break;
     }
   }
 }
@@ -132,19 +126,14 @@ int run_sender(const CatOptions& options) {
   std::vector<std::byte> spare(std::min(kChunk, sender.max_message()));
   while (const auto size = forward(sender, spare)) transfer.add(*size);
   switch (sender.close(options.linger)) {
-    case FlushStatus::consumed:
-      transfer.finish();
-      return kSuccess;
+    case FlushStatus::consumed: transfer.finish(); return kSuccess;
     case FlushStatus::timed_out:
       throw CommandError(describe(
           sender,
           fmt::format("the listener had not taken everything within {}", to_text(options.linger))));
-    case FlushStatus::closed:
-      throw CommandError(describe(sender, SendStatus::closed));
-    case FlushStatus::peer_lost:
-      throw CommandError(describe(sender, SendStatus::peer_lost));
-    case FlushStatus::forked:
-      break;
+    case FlushStatus::closed: throw CommandError(describe(sender, SendStatus::closed));
+    case FlushStatus::peer_lost: throw CommandError(describe(sender, SendStatus::peer_lost));
+    case FlushStatus::forked: break;
   }
   throw CommandError("the channel belongs to another process");
 }
@@ -187,24 +176,17 @@ class Sink {
     constexpr Duration kGlance = std::chrono::milliseconds(kGlanceMs);
     auto message = receiver_.recv_for(waiting_.empty() ? kForever : kGlance);
     switch (message.status()) {
-      case RecvStatus::received:
-        take(std::move(message));
-        return true;
-      case RecvStatus::peer_lost:
-        lose(message);
-        return true;
-      case RecvStatus::closed:
-        return false;
+      case RecvStatus::received: take(std::move(message)); return true;
+      case RecvStatus::peer_lost: lose(message); return true;
+      case RecvStatus::closed: return false;
       case RecvStatus::view_limit:
         // A waiting sender has filled its share; only time brings the current one's end.
         std::this_thread::sleep_for(std::chrono::milliseconds(10));
         return true;
       case RecvStatus::empty:
-      case RecvStatus::timed_out:
-        return true;
+      case RecvStatus::timed_out: return true;
       case RecvStatus::too_small:
-      case RecvStatus::forked:
-        break;
+      case RecvStatus::forked: break;
     }
     throw CommandError(to_string(message.status()));
   }

@@ -75,12 +75,9 @@ class Listener {
             throw RunBroken("the client broke off");
           }
           break;
-        case RecvStatus::peer_lost:
-          lose(message);
-          break;
+        case RecvStatus::peer_lost: lose(message); break;
         case RecvStatus::empty: break;
-        default:
-          throw CommandError(to_string(message.status()));
+        default: throw CommandError(to_string(message.status()));
       }
     }
   }

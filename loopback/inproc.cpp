@@ -58,7 +58,8 @@ Names& names() {
   auto* seen = current.load(std::memory_order_acquire);
   while (seen == nullptr || !seen->birth.here()) {
     auto fresh = std::make_unique<Names>();
-    if (current.compare_exchange_strong(seen, fresh.get(), std::memory_order_acq_rel)) seen = fresh.release();
+    if (current.compare_exchange_strong(seen, fresh.get(), std::memory_order_acq_rel))
+      seen = fresh.release();
   }
   return *seen;
 }
@@ -67,7 +68,7 @@ class InprocListener final : public Listener {
  public:
   InprocListener(Names& names, const Uri& uri) : names_(names), name_(uri.name) {}
   ~InprocListener() override {
-    if (!names_.birth.here()) return;  // the parent's: its mutex may be held for ever
+    if (!names_.birth.here()) return;     // the parent's: its mutex may be held for ever
     std::shared_ptr<Names::Entry> entry;  // goes after the unlocking, and with it maybe the sink
     std::unique_lock lock(names_.mutex);
     const auto found = names_.entries.find(name_);
@@ -135,9 +136,10 @@ class Inproc final : public Transport {
     if (deadline == TimePoint::max()) {
       here.bound.wait(lock, bound);
     } else if (!here.bound.wait_until(lock, deadline, bound)) {
-      throw SetupError(Errc::unreachable, uri.text() + ": no receiver was bound in this process until "
-                                                       "the deadline: bind it, or use shm: between "
-                                                       "processes");
+      throw SetupError(Errc::unreachable, uri.text() +
+                                              ": no receiver was bound in this process until "
+                                              "the deadline: bind it, or use shm: between "
+                                              "processes");
     }
     const SinkCall call(here, here.entries.find(uri.name)->second);
     lock.unlock();  // the sink takes its own lock
@@ -172,7 +174,8 @@ class Inproc final : public Transport {
  private:
   static void check(const Uri& uri) {
     if (uri.name.empty() || !uri.host.empty() || uri.port != 0)
-      throw SetupError(Errc::bad_uri, uri.text() + ": an inproc channel has a name only, as in inproc:orders");
+      throw SetupError(Errc::bad_uri,
+                       uri.text() + ": an inproc channel has a name only, as in inproc:orders");
   }
 };
 

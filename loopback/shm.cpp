@@ -63,10 +63,11 @@ class ShmAdmission final : public Admission {
     // Allocated, not only sized: a machine without room says so here instead of by a SIGBUS later.
     if (::ftruncate(memory_.get(), static_cast<off_t>(length)) != 0 ||
         ::fallocate(memory_.get(), 0, 0, static_cast<off_t>(length)) != 0)
-      throw SetupError(Errc::resource_limit, "shm: no room for a ring of " + std::to_string(length) +
-                                                 " bytes (" + std::strerror(errno) +
-                                                 "): bind with a smaller ?capacity=");
-    if (::fcntl(memory_.get(), F_ADD_SEALS, kSeals) != 0) throw_errno("shm: sealing the ring", errno);
+      throw SetupError(Errc::resource_limit,
+                       "shm: no room for a ring of " + std::to_string(length) + " bytes (" +
+                           std::strerror(errno) + "): bind with a smaller ?capacity=");
+    if (::fcntl(memory_.get(), F_ADD_SEALS, kSeals) != 0)
+      throw_errno("shm: sealing the ring", errno);
     auto mapping = std::make_shared<Mapping>(memory_.get(), length);
     auto* control = new (mapping->base) RingControl{};
     parts_.window = welcome.window = geometry.window;
@@ -92,15 +93,18 @@ class ShmApproach final : public Approach {
  public:
   Ready ready(const Welcome& welcome, const StreamEnds& /*ends*/, std::vector<Fd> fds) override {
     if (fds.size() != 2)
-      throw SetupError(Errc::handshake_failed, "shm: the receiver sent " + std::to_string(fds.size()) +
+      throw SetupError(Errc::handshake_failed, "shm: the receiver sent " +
+                                                   std::to_string(fds.size()) +
                                                    " descriptors instead of a ring and a wake-up");
     const std::size_t length = kControlBytes + welcome.capacity;
     struct stat status {};
     if (::fstat(fds[0].get(), &status) != 0 || status.st_size != static_cast<off_t>(length))
-      throw SetupError(Errc::geometry_mismatch, "shm: the receiver's memory has another size than it says");
+      throw SetupError(Errc::geometry_mismatch,
+                       "shm: the receiver's memory has another size than it says");
     const int seals = ::fcntl(fds[0].get(), F_GET_SEALS);
     if (seals < 0 || (seals & (F_SEAL_SHRINK | F_SEAL_GROW)) != (F_SEAL_SHRINK | F_SEAL_GROW))
-      throw SetupError(Errc::handshake_failed, "shm: the receiver's memory is not sealed against shrinking");
+      throw SetupError(Errc::handshake_failed,
+                       "shm: the receiver's memory is not sealed against shrinking");
     check_wake(fds[1].get());
     auto mapping = std::make_shared<Mapping>(fds[0].get(), length);
     auto* control = std::launder(reinterpret_cast<RingControl*>(mapping->base));
@@ -115,14 +119,16 @@ class ShmApproach final : public Approach {
   }
 
  private:
-  /// Writing to it must neither block nor raise SIGPIPE: no pipe, socket or file, which have a type,
-  /// while an eventfd lies on an inode without one. Of the others like it none takes the write.
+  /// Writing to it must neither block nor raise SIGPIPE: no pipe, socket or file, which have a
+  /// type, while an eventfd lies on an inode without one. Of the others like it none takes the
+  /// write.
   static void check_wake(int fd) {
     struct stat status {};
     const int flags = ::fcntl(fd, F_GETFL);
     if (::fstat(fd, &status) != 0 || (status.st_mode & S_IFMT) != 0 || flags < 0 ||
         (flags & O_NONBLOCK) == 0)
-      throw SetupError(Errc::handshake_failed, "shm: the receiver's wake-up is no eventfd that never blocks");
+      throw SetupError(Errc::handshake_failed,
+                       "shm: the receiver's wake-up is no eventfd that never blocks");
   }
 
   Fd wake_;
@@ -136,14 +142,19 @@ class Shm final : public Transport {
   [[nodiscard]] ProbeReport probe() const override {
     const Fd fd(::memfd_create("penstock-probe", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (fd) return {true, {}, "[]"};
-    return {false, std::string("memfd_create: ") + std::strerror(errno) +
-                       ": allow the system call in this sandbox, or use inproc: between threads", "[]"};
+    return {false,
+            std::string("memfd_create: ") + std::strerror(errno) +
+                ": allow the system call in this sandbox, or use inproc: between threads",
+            "[]"};
   }
 
   [[nodiscard]] std::unique_ptr<Listener> listen(const Uri& uri, const InletSettings& settings,
                                                  std::shared_ptr<InletSink> sink) override {
-    ListenerTraits traits{uri.scheme, uri.name, settings.liveness,
-                          agree(settings, kLocalCapacity, kMaxCapacity).capacity, {}};
+    ListenerTraits traits{uri.scheme,
+                          uri.name,
+                          settings.liveness,
+                          agree(settings, kLocalCapacity, kMaxCapacity).capacity,
+                          {}};
     traits.admit = [settings, sink] { return std::make_unique<ShmAdmission>(settings, sink); };
     return listen_at(endpoint(uri), uri, std::move(traits), sink);
   }
@@ -157,7 +168,8 @@ class Shm final : public Transport {
  private:
   static Endpoint endpoint(const Uri& uri) {
     if (uri.name.empty() || !uri.host.empty() || uri.port != 0)
-      throw SetupError(Errc::bad_uri, uri.text() + ": a shm channel has a name only, as in shm:orders");
+      throw SetupError(Errc::bad_uri,
+                       uri.text() + ": a shm channel has a name only, as in shm:orders");
     return {{}, 0, "penstock/" + uri.name};
   }
 };

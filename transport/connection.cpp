@@ -87,8 +87,9 @@ void Connection::suspect(const std::string& why) noexcept {
 
 void Connection::schedule(TimePoint now) {
   const auto period = std::min(timing_.own, timing_.peer) / kPingsPerDeadline;
-  Engine::get().call_at(now + std::max<std::chrono::nanoseconds>(period, std::chrono::milliseconds(1)),
-                        shared_from_this());
+  Engine::get().call_at(
+      now + std::max<std::chrono::nanoseconds>(period, std::chrono::milliseconds(1)),
+      shared_from_this());
 }
 
 void Connection::lost(const std::string& why) noexcept {

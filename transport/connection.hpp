@@ -75,14 +75,14 @@ class Connection final : public EngineHandler, public std::enable_shared_from_th
   const Birth birth_;
   Fd socket_;  // taken by stop(), which waits for the engine's calls first
   const Timing timing_;
-  FrameReader reader_;               // engine thread only
+  FrameReader reader_;                          // engine thread only
   std::weak_ptr<ConnectionObserver> observer_;  // set before the engine knows us
-  std::mutex mutex_;                 // guards writing, socket_'s taking, and the three below
-  bool done_ = false;                // nothing is told any more; each call of the engine looks first
-  std::string suspicion_;            // empty: none
+  std::mutex mutex_;       // guards writing, socket_'s taking, and the three below
+  bool done_ = false;      // nothing is told any more; each call of the engine looks first
+  std::string suspicion_;  // empty: none
   TimePoint suspected_at_{};
-  TimePoint last_heard_;             // engine thread only
-  bool stalled_ = false;             // engine thread only
+  TimePoint last_heard_;  // engine thread only
+  bool stalled_ = false;  // engine thread only
 };
 
 }  // namespace penstock::inline v1

@@ -27,7 +27,7 @@ void before_fork() noexcept { g_mutex.lock(); }
 void after_fork_parent() noexcept { g_mutex.unlock(); }
 void after_fork_child() noexcept {
   fork_count.fetch_add(1, std::memory_order_relaxed);  // relaxed: the child has one thread
-  g_engine = nullptr;                               // the parent's; its thread is not here
+  g_engine = nullptr;                                  // the parent's; its thread is not here
   g_mutex.unlock();
 }
 
@@ -56,8 +56,9 @@ Engine& Engine::get() {
 void Engine::drive_by_hand() {
   const std::lock_guard lock(g_mutex);
   if (g_engine != nullptr && !g_by_hand)
-    throw SetupError(Errc::system,
-                     "the engine thread runs already: call drive_by_hand() before the first channel");
+    throw SetupError(
+        Errc::system,
+        "the engine thread runs already: call drive_by_hand() before the first channel");
   g_by_hand = true;
 }
 
@@ -207,8 +208,7 @@ void Engine::run_timers() noexcept {
       return true;
     });
   }
-  for (auto& handler : due)
-    call(std::move(handler), [now](EngineHandler& h) { h.on_time(now); });
+  for (auto& handler : due) call(std::move(handler), [now](EngineHandler& h) { h.on_time(now); });
 }
 
 void Engine::run_attention() noexcept {

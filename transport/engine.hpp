@@ -53,12 +53,12 @@ class Engine {
   /// From now on no thread is started: the application calls progress() when progress_fd() is
   /// readable. To be called before the first channel; throws SetupError otherwise.
   static void drive_by_hand();
-  /// An epoll descriptor to poll for reading. Driven by hand, it is readable whenever progress() has
-  /// something to do: a descriptor is ready, a timer (pings, deadlines) is due, or somebody asked
-  /// for attention. No clock of the application's own is needed.
+  /// An epoll descriptor to poll for reading. Driven by hand, it is readable whenever progress()
+  /// has something to do: a descriptor is ready, a timer (pings, deadlines) is due, or somebody
+  /// asked for attention. No clock of the application's own is needed.
   [[nodiscard]] int progress_fd() const noexcept { return epoll_.get(); }
-  /// Does what is due and returns at the latest after `timeout`. Only when driven by hand, and by one
-  /// thread at a time, which counts as the engine's own meanwhile.
+  /// Does what is due and returns at the latest after `timeout`. Only when driven by hand, and by
+  /// one thread at a time, which counts as the engine's own meanwhile.
   void progress(std::chrono::milliseconds timeout) noexcept;
 
   Engine(const Engine&) = delete;
@@ -70,14 +70,14 @@ class Engine {
   /// Calls handler->on_ready() while `fd` has `events` (epoll, level-triggered). Throws SetupError.
   void watch(int fd, std::uint32_t events, const std::shared_ptr<EngineHandler>& handler);
   /// When it returns, the handler is not running for `fd` and will not; except on the engine's own
-  /// thread, where the handler may be the caller. To be called before the descriptor closes. Hold no
-  /// lock that the handler takes.
+  /// thread, where the handler may be the caller. To be called before the descriptor closes. Hold
+  /// no lock that the handler takes.
   void unwatch(int fd) noexcept;
   /// When it returns, no call of the handler that was running is running any more; at once on the
   /// engine's own thread, where the handler may be the caller. It forbids no later call: timers and
   /// attention have no other end than the handler's own. So a handler that is to be stopped first
-  /// notes that it is, and every call looks at that note first. What was noted before this is seen by
-  /// every call that begins after it. Hold no lock that the handler takes.
+  /// notes that it is, and every call looks at that note first. What was noted before this is seen
+  /// by every call that begins after it. Hold no lock that the handler takes.
   void quiesce(const EngineHandler& handler) noexcept;
   /// Calls handler->on_time() once at `when`.
   void call_at(TimePoint when, const std::shared_ptr<EngineHandler>& handler);
@@ -128,7 +128,7 @@ class Engine {
   std::condition_variable idle_;
   std::map<std::uint64_t, Watch> watches_;
   std::map<int, std::uint64_t> ids_;
-  std::uint64_t next_id_ = 2;  // 0 and 1: wake_fd_ and alarm_
+  std::uint64_t next_id_ = 2;               // 0 and 1: wake_fd_ and alarm_
   const EngineHandler* running_ = nullptr;  // which one is being called
   std::uint64_t calls_ = 0;                 // of all handlers, the running one included
   std::vector<Timer> timers_;

@@ -34,7 +34,8 @@ enum class Errc {
 /// sentence for a person: the object, what is wrong, and the remedy.
 class SetupError : public std::system_error {
  public:
-  SetupError(Errc code, const std::string& text) : std::system_error(make_error_code(code)), text_(text) {}
+  SetupError(Errc code, const std::string& text)
+      : std::system_error(make_error_code(code)), text_(text) {}
   [[nodiscard]] const char* what() const noexcept override { return text_.c_str(); }
   [[nodiscard]] Errc errc() const noexcept { return static_cast<Errc>(code().value()); }
 

@@ -59,10 +59,8 @@ class Writer {
     append(value);
   }
   template <class T>
-    requires std::is_trivially_copyable_v<T>
-  void value(Tag tag, const T& v) {
-    bytes(tag, std::as_bytes(std::span(&v, 1)));
-  }
+  requires std::is_trivially_copyable_v<T>
+  void value(Tag tag, const T& v) { bytes(tag, std::as_bytes(std::span(&v, 1))); }
   void text(Tag tag, const std::string& v) { bytes(tag, std::as_bytes(std::span(v))); }
   std::vector<std::byte> finish() {
     header_.length = static_cast<std::uint32_t>(bytes_.size() - sizeof header_);
@@ -82,7 +80,7 @@ struct Field {
   std::span<const std::byte> value;
 
   template <class T>
-    requires std::is_trivially_copyable_v<T>
+  requires std::is_trivially_copyable_v<T>
   void into(T& out) const {
     if (value.size() != sizeof out)
       malformed("field " + std::to_string(tag) + " has " + std::to_string(value.size()) +
@@ -106,9 +104,10 @@ void for_each_field(std::span<const std::byte> body, Take&& take) {
     if (header.length > body.size()) malformed("a field is longer than its message");
     if (!take(Field{header.tag, header.flags, body.first(header.length)}) &&
         (header.flags & kMustUnderstand) != 0)
-      throw SetupError(Errc::feature_mismatch,
-                       "handshake: the peer needs field " + std::to_string(header.tag) +
-                           ", which this version does not know: use the newer version on both sides");
+      throw SetupError(
+          Errc::feature_mismatch,
+          "handshake: the peer needs field " + std::to_string(header.tag) +
+              ", which this version does not know: use the newer version on both sides");
     body = body.subspan(header.length);
   }
 }
@@ -252,12 +251,14 @@ Reject decode_reject(std::span<const std::byte> body) {
     }
     return false;
   });
-  if (code >= static_cast<std::uint32_t>(Errc::bad_uri) && code <= static_cast<std::uint32_t>(Errc::system))
+  if (code >= static_cast<std::uint32_t>(Errc::bad_uri) &&
+      code <= static_cast<std::uint32_t>(Errc::system))
     reject.code = static_cast<Errc>(code);
   // The text is the peer's: keep it to one printable line.
   constexpr std::size_t kMaxText = 500;
   reject.text.resize(std::min(reject.text.size(), kMaxText));
-  std::ranges::replace_if(reject.text, [](char c) { return static_cast<unsigned char>(c) < ' '; }, ' ');
+  std::ranges::replace_if(
+      reject.text, [](char c) { return static_cast<unsigned char>(c) < ' '; }, ' ');
   return reject;
 }
 
@@ -274,8 +275,9 @@ Cursor decode_goodbye(std::span<const std::byte> body) {
 std::chrono::nanoseconds liveness_of(std::uint64_t ns) noexcept {
   constexpr std::chrono::nanoseconds kShortest = std::chrono::milliseconds(10);
   constexpr std::chrono::nanoseconds kLongest = std::chrono::hours(1);
-  return std::chrono::nanoseconds(std::clamp<std::uint64_t>(
-      ns, static_cast<std::uint64_t>(kShortest.count()), static_cast<std::uint64_t>(kLongest.count())));
+  return std::chrono::nanoseconds(
+      std::clamp<std::uint64_t>(ns, static_cast<std::uint64_t>(kShortest.count()),
+                                static_cast<std::uint64_t>(kLongest.count())));
 }
 
 void FrameReader::append(std::span<const std::byte> bytes) {

@@ -59,15 +59,15 @@ struct Hello {
   std::uint16_t version_max = kWireVersion;
   std::uint64_t features_required = 0;
   std::uint64_t features_offered = 0;
-  SessionId session{};               ///< names the session, not the link: for resuming
-  std::uint64_t incarnation = 0;     ///< rises with every link of one session
+  SessionId session{};            ///< names the session, not the link: for resuming
+  std::uint64_t incarnation = 0;  ///< rises with every link of one session
   std::uint64_t fingerprint = kBytesFingerprint;
-  std::string channel;               ///< the URI's name
-  std::vector<std::string> paths;    ///< schemes offered, best first
-  std::uint64_t page_size = 0;       ///< granularity of the sender's memory
-  std::uint64_t max_capacity = 0;    ///< the largest ring that the sender will mirror
-  std::uint64_t liveness_ns = 0;     ///< the sender's own deadline: ping it well within
-  std::uint64_t process = 0;         ///< process id, for people
+  std::string channel;             ///< the URI's name
+  std::vector<std::string> paths;  ///< schemes offered, best first
+  std::uint64_t page_size = 0;     ///< granularity of the sender's memory
+  std::uint64_t max_capacity = 0;  ///< the largest ring that the sender will mirror
+  std::uint64_t liveness_ns = 0;   ///< the sender's own deadline: ping it well within
+  std::uint64_t process = 0;       ///< process id, for people
   std::vector<std::byte> authentication;
 };
 
@@ -76,14 +76,14 @@ struct Welcome {
   std::uint64_t features = 0;
   SessionId session{};
   std::uint64_t incarnation = 0;
-  std::string path;                  ///< the scheme chosen
+  std::string path;  ///< the scheme chosen
   std::uint64_t capacity = 0;
   std::uint64_t window = 0;
   std::uint64_t page_size = 0;
   SessionKey key;
   std::uint64_t liveness_ns = 0;
   std::uint64_t process = 0;
-  std::vector<std::byte> link;       ///< the receiver's end, as Link::describe() has it
+  std::vector<std::byte> link;  ///< the receiver's end, as Link::describe() has it
 };
 
 struct Ready {
@@ -104,7 +104,8 @@ struct Reject {
 inline constexpr std::size_t kEmptySize = sizeof(FrameHeader);
 inline constexpr std::size_t kGoodbyeSize = kEmptySize + 8 + sizeof(Cursor);
 [[nodiscard]] std::array<std::byte, kEmptySize> encode_empty(FrameType type) noexcept;
-[[nodiscard]] std::array<std::byte, kGoodbyeSize> encode_goodbye(FrameType type, Cursor cursor) noexcept;
+[[nodiscard]] std::array<std::byte, kGoodbyeSize> encode_goodbye(FrameType type,
+                                                                 Cursor cursor) noexcept;
 
 /// From a frame's body. Throws SetupError: handshake_failed for bytes that make no sense,
 /// feature_mismatch for a must-understand field that this version does not know.

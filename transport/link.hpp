@@ -51,8 +51,8 @@ struct LinkLimits {
   std::uint32_t max_writes = 0;  ///< writes in one post, at least 3
   std::uint32_t max_write = 0;   ///< bytes in one write
   std::uint32_t packet = 0;      ///< bytes that travel as one packet: the bound for a hot record
-  /// Immediates that may be on their way to this end at once; it takes them in poll(). A constant of
-  /// the transport: each end counts on its peer's being its own.
+  /// Immediates that may be on their way to this end at once; it takes them in poll(). A constant
+  /// of the transport: each end counts on its peer's being its own.
   std::uint32_t receives = 0;
   /// Two writes of one link are placed in the order in which they were posted, and poll() has an
   /// immediate before a write posted after it is placed. Where false, only an immediate proves what

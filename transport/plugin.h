@@ -55,9 +55,9 @@ typedef void (*penstock_text_sink)(void* context, const char* text, size_t lengt
 /* Filled by a function that fails. The caller owns the buffer. */
 typedef struct penstock_error {
   uint32_t struct_size;
-  int32_t code;     /* penstock_code */
-  size_t capacity;  /* bytes in `text`, at least 1 */
-  char* text;       /* a whole sentence, truncated to fit, always terminated */
+  int32_t code;    /* penstock_code */
+  size_t capacity; /* bytes in `text`, at least 1 */
+  char* text;      /* a whole sentence, truncated to fit, always terminated */
 } penstock_error;
 
 /* Memory of the caller, which keeps it alive until the link is closed. */

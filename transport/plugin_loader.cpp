@@ -119,12 +119,9 @@ class ModuleLink final : public Link {
     });
     switch (module_.link_post(link_, copy.data(), writes.size(), immediate ? &*immediate : nullptr,
                               cookie)) {
-      case PENSTOCK_POSTED:
-        return PostStatus::posted;
-      case PENSTOCK_NO_ROOM:
-        return PostStatus::no_room;
-      default:
-        return PostStatus::failed;
+      case PENSTOCK_POSTED: return PostStatus::posted;
+      case PENSTOCK_NO_ROOM: return PostStatus::no_room;
+      default: return PostStatus::failed;
     }
   }
   [[nodiscard]] std::size_t poll(std::span<LinkEvent> events) noexcept override {
@@ -308,10 +305,11 @@ std::string directory_of_program() {
 std::string directory_of_core() {
   Dl_info info{};
   link_map* map = nullptr;
-  if (::dladdr1(reinterpret_cast<void*>(&module_search_path), &info,
-                reinterpret_cast<void**>(&map), RTLD_DL_LINKMAP) == 0)
+  if (::dladdr1(reinterpret_cast<void*>(&module_search_path), &info, reinterpret_cast<void**>(&map),
+                RTLD_DL_LINKMAP) == 0)
     return {};
-  // For the program the loader knows argv[0] only, which may name something in the working directory.
+  // For the program the loader knows argv[0] only, which may name something in the working
+  // directory.
   if (map->l_name == nullptr || *map->l_name == '\0') return {};
   std::error_code error;
   const fs::path file = fs::canonical(map->l_name, error);

@@ -11,8 +11,8 @@
 namespace penstock::inline v1 {
 
 /// The directories in which modules are looked for, in order: those of PENSTOCK_PLUGIN_PATH
-/// (separated by colons; not heeded in a set-user-ID program), those beside a shared core and beside
-/// the running program, and the one for which the core was configured to be installed.
+/// (separated by colons; not heeded in a set-user-ID program), those beside a shared core and
+/// beside the running program, and the one for which the core was configured to be installed.
 [[nodiscard]] std::vector<std::string> module_search_path();
 
 /// The provider of the first module `penstock_<scheme>.so` in the search path; null when there is

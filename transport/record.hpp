@@ -2,7 +2,8 @@
 // line. docs/wire.md has the same layouts byte by byte; tests/transport/layout_test.cpp pins them.
 //
 // Every word that the other side writes carries a keyed check, because on some devices a reader may
-// see any mixture of old and new bytes, inside an eight-byte word too (docs/adr/003-keyed-checks.md).
+// see any mixture of old and new bytes, inside an eight-byte word too
+// (docs/adr/003-keyed-checks.md).
 #pragma once
 
 #include <array>
@@ -55,8 +56,8 @@ struct TailLine {
 
 /// How a receiver wants its peer to publish (low byte of CreditLine::mode).
 enum class PublishMode : std::uint8_t {
-  tail = 0,  ///< data, then the tail line
-  hot = 1,   ///< one record that proves itself whole when the link is idle, else as `tail`
+  tail = 0,       ///< data, then the tail line
+  hot = 1,        ///< one record that proves itself whole when the link is idle, else as `tail`
   immediate = 2,  ///< data, the tail in an immediate: for devices that promise no order of writes
 };
 
@@ -74,12 +75,12 @@ static_assert(sizeof(CreditLine) == kLine);
 
 /// What an immediate says (its upper byte).
 enum class Immediate : std::uint32_t {
-  wake = 1U << 24U,     ///< to a receiver that sleeps: your ring has news
+  wake = 1U << 24U,  ///< to a receiver that sleeps: your ring has news
   /// To a receiver: I wait for more consumption than the low 24 bits say (a cursor / kRecordAlign);
   /// answer with `credit` when there is some.
   blocked = 2U << 24U,
-  credit = 3U << 24U,   ///< to a sender: your credit line has news
-  landed = 4U << 24U,   ///< to a receiver: the low 24 bits are the new tail / kRecordAlign
+  credit = 3U << 24U,  ///< to a sender: your credit line has news
+  landed = 4U << 24U,  ///< to a receiver: the low 24 bits are the new tail / kRecordAlign
 };
 inline constexpr std::uint32_t kImmediateKind = 0xFF00'0000U;
 /// Immediates carry cursors modulo this.
@@ -89,7 +90,8 @@ inline constexpr std::uint64_t kImmediateRange = (std::uint64_t{1} << 24U) * kRe
   return static_cast<std::uint32_t>(cursor / kRecordAlign) & ~kImmediateKind;
 }
 /// How far the cursor in `immediate` lies ahead of `from`: less than kImmediateRange.
-[[nodiscard]] constexpr std::uint64_t distance_ahead(std::uint32_t immediate, Cursor from) noexcept {
+[[nodiscard]] constexpr std::uint64_t distance_ahead(std::uint32_t immediate,
+                                                     Cursor from) noexcept {
   return (std::uint64_t{immediate & ~kImmediateKind} * kRecordAlign - from) & (kImmediateRange - 1);
 }
 /// `landed` counts in kRecordAlign units modulo 2^24, so a ring may not be larger than half of it.
@@ -127,7 +129,8 @@ struct SessionKey {
   }
 };
 
-[[nodiscard]] constexpr std::uint64_t header_word(std::uint32_t length, std::uint8_t flags) noexcept {
+[[nodiscard]] constexpr std::uint64_t header_word(std::uint32_t length,
+                                                  std::uint8_t flags) noexcept {
   return static_cast<std::uint64_t>(flags) << 32U | length;
 }
 [[nodiscard]] constexpr std::uint32_t header_length(std::uint64_t word) noexcept {

@@ -40,11 +40,13 @@ std::shared_ptr<Transport> find_transport(std::string_view scheme) {
   auto provider = load_link_module(scheme);
   if (!provider) {
     std::string places;
-    for (const auto& directory : module_search_path()) places += (places.empty() ? "" : ", ") + directory;
-    throw SetupError(Errc::unknown_scheme,
-                     "no transport '" + std::string(scheme) + "': it is not built in, and there is no "
-                     "penstock_" + std::string(scheme) + ".so in " + places +
-                     " (PENSTOCK_PLUGIN_PATH adds directories)");
+    for (const auto& directory : module_search_path())
+      places += (places.empty() ? "" : ", ") + directory;
+    throw SetupError(Errc::unknown_scheme, "no transport '" + std::string(scheme) +
+                                               "': it is not built in, and there is no "
+                                               "penstock_" +
+                                               std::string(scheme) + ".so in " + places +
+                                               " (PENSTOCK_PLUGIN_PATH adds directories)");
   }
   return all.transports.emplace(scheme, make_remote_transport(std::move(provider))).first->second;
 }

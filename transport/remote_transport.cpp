@@ -59,8 +59,7 @@ class RemoteAdmission final : public Admission {
     *reinterpret_cast<TailLine*>(memory->region.get()) = {0, welcome.key.tail_check(0)};
     parts_.ring.data = memory->region.get() + kRingDataOffset;
     parts_.ring.control = &memory->control;
-    parts_.remote =
-        open_link(*provider_, uri_, ends, {{memory->region.get(), length, true}});
+    parts_.remote = open_link(*provider_, uri_, ends, {{memory->region.get(), length, true}});
     parts_.ring.owner = std::move(memory);
     welcome.link = parts_.remote.link->describe();
   }
@@ -91,9 +90,9 @@ class RemoteApproach final : public Approach {
     parts_.ring.control = &memory->control;
     parts_.ring.key = welcome.key;
     // The peer's region 0 is the credit line; the mirror is only a source.
-    parts_.remote = open_link(provider_, uri_, ends,
-                              {{memory->region.get(), kPage, true},
-                               {memory->mirror.get(), welcome.capacity, false}});
+    parts_.remote = open_link(
+        provider_, uri_, ends,
+        {{memory->region.get(), kPage, true}, {memory->mirror.get(), welcome.capacity, false}});
     parts_.ring.owner = std::move(memory);
     parts_.remote.link->connect(welcome.link);
     parts_.path = parts_.remote.link->path();
@@ -110,7 +109,8 @@ class RemoteApproach final : public Approach {
 
 class RemoteTransport final : public Transport {
  public:
-  explicit RemoteTransport(std::shared_ptr<LinkProvider> provider) : provider_(std::move(provider)) {}
+  explicit RemoteTransport(std::shared_ptr<LinkProvider> provider)
+      : provider_(std::move(provider)) {}
 
   [[nodiscard]] std::string_view scheme() const noexcept override { return provider_->scheme(); }
   [[nodiscard]] std::vector<std::string> option_names() const override {
@@ -121,8 +121,11 @@ class RemoteTransport final : public Transport {
   [[nodiscard]] std::unique_ptr<Listener> listen(const Uri& uri, const InletSettings& settings,
                                                  std::shared_ptr<InletSink> sink) override {
     check(uri);
-    ListenerTraits traits{uri.scheme, uri.name, settings.liveness,
-                          agree(settings, kRemoteCapacity, kMaxCapacity).capacity, {}};
+    ListenerTraits traits{uri.scheme,
+                          uri.name,
+                          settings.liveness,
+                          agree(settings, kRemoteCapacity, kMaxCapacity).capacity,
+                          {}};
     traits.admit = [provider = provider_, uri, settings] {
       return std::make_unique<RemoteAdmission>(provider, uri, settings);
     };

@@ -12,8 +12,8 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <atomic>
+#include <bit>
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
@@ -27,14 +27,14 @@ namespace penstock::inline v1 {
 namespace {
 
 constexpr auto kHandshakeDeadline = std::chrono::seconds(10);
-constexpr std::size_t kMaxPending = 256;     // handshakes under way at one listener
-constexpr std::size_t kMaxWelcomed = 64;     // of them, those for which there is a ring already
+constexpr std::size_t kMaxPending = 256;  // handshakes under way at one listener
+constexpr std::size_t kMaxWelcomed = 64;  // of them, those for which there is a ring already
 constexpr std::uint64_t kMaxWelcomedBytes = std::uint64_t{256} << 20U;  // in those rings
 /// How long a welcome may stay unanswered while others wait for its place.
 constexpr auto kPatience = std::chrono::seconds(1);
-constexpr int kAcceptsPerCall = 64;          // so that a flood holds up nobody else
+constexpr int kAcceptsPerCall = 64;  // so that a flood holds up nobody else
 constexpr auto kAcceptPause = std::chrono::milliseconds(20);  // when descriptors ran out
-constexpr std::size_t kMaxDescriptors = 4;   // taken in one handshake
+constexpr std::size_t kMaxDescriptors = 4;                    // taken in one handshake
 constexpr auto kRetry = std::chrono::milliseconds(20);
 
 /// A socket address of either family.
@@ -69,8 +69,8 @@ std::vector<Address> resolve(const Endpoint& endpoint, bool passive) {
   const int error = ::getaddrinfo(endpoint.host.empty() ? nullptr : endpoint.host.c_str(),
                                   std::to_string(endpoint.port).c_str(), &hints, &found);
   if (error != 0)
-    throw SetupError(Errc::unreachable, "cannot resolve host '" + endpoint.host +
-                                            "': " + ::gai_strerror(error));
+    throw SetupError(Errc::unreachable,
+                     "cannot resolve host '" + endpoint.host + "': " + ::gai_strerror(error));
   std::vector<Address> addresses;
   for (const auto* info = found; info != nullptr; info = info->ai_next) {
     auto& address = addresses.emplace_back();
@@ -136,9 +136,9 @@ uid_t peer_user(int socket) {
 void check_sender_user(int socket) {
   const auto user = peer_user(socket);
   if (user != ::geteuid() && user != 0 && ::geteuid() != 0)
-    throw SetupError(Errc::handshake_failed, "the sender runs as user " + std::to_string(user) +
-                                                 ", this process as " + std::to_string(::geteuid()) +
-                                                 ": run both as one user");
+    throw SetupError(Errc::handshake_failed,
+                     "the sender runs as user " + std::to_string(user) + ", this process as " +
+                         std::to_string(::geteuid()) + ": run both as one user");
 }
 
 /// A sender gives its messages to its own user and to root only, though it be root itself: abstract
@@ -146,11 +146,12 @@ void check_sender_user(int socket) {
 void check_receiver_user(int socket, const Uri& uri) {
   const auto user = peer_user(socket);
   if (user != ::geteuid() && user != 0)
-    throw SetupError(Errc::handshake_failed,
-                     uri.text() + ": the receiver there runs as user " + std::to_string(user) +
-                         ", this process as " + std::to_string(::geteuid()) +
-                         ": run both as one user, or the receiver as root; if that one should not be "
-                         "there, end it or choose another name");
+    throw SetupError(
+        Errc::handshake_failed,
+        uri.text() + ": the receiver there runs as user " + std::to_string(user) +
+            ", this process as " + std::to_string(::geteuid()) +
+            ": run both as one user, or the receiver as root; if that one should not be "
+            "there, end it or choose another name");
 }
 
 void send_frame(int socket, std::span<const std::byte> frame, std::span<const int> descriptors) {
@@ -205,12 +206,13 @@ bool receive_some(int socket, FrameReader& reader, std::vector<Fd>& descriptors)
   // Both cases cut the control message short; the kernel has closed what did not fit.
   if (descriptors.size() > kMaxDescriptors ||
       ((message.msg_flags & MSG_CTRUNC) != 0 && descriptors.size() == kMaxDescriptors))
-    throw SetupError(Errc::handshake_failed, "the peer sent more than " +
-                                                 std::to_string(kMaxDescriptors) + " descriptors");
+    throw SetupError(Errc::handshake_failed,
+                     "the peer sent more than " + std::to_string(kMaxDescriptors) + " descriptors");
   if ((message.msg_flags & MSG_CTRUNC) != 0)
-    throw SetupError(Errc::resource_limit,
-                     "this process has no room for the descriptors of a channel: raise the limit of "
-                     "open files (ulimit -n, RLIMIT_NOFILE)");
+    throw SetupError(
+        Errc::resource_limit,
+        "this process has no room for the descriptors of a channel: raise the limit of "
+        "open files (ulimit -n, RLIMIT_NOFILE)");
   reader.append(std::span(bytes).first(static_cast<std::size_t>(got)));
   return got != 0;
 }
@@ -224,8 +226,8 @@ void tune(int socket) {
 void check_hello(const Hello& hello, const ListenerTraits& traits) {
   if (hello.version_min > kWireVersion || hello.version_max < kWireVersion)
     throw SetupError(Errc::version_mismatch,
-                     "the sender speaks wire versions " + std::to_string(hello.version_min) + " to " +
-                         std::to_string(hello.version_max) + ", the receiver " +
+                     "the sender speaks wire versions " + std::to_string(hello.version_min) +
+                         " to " + std::to_string(hello.version_max) + ", the receiver " +
                          std::to_string(kWireVersion) + ": use the same penstock on both sides");
   if ((hello.features_required & ~kKnownFeatures) != 0)
     throw SetupError(Errc::feature_mismatch,
@@ -234,8 +236,8 @@ void check_hello(const Hello& hello, const ListenerTraits& traits) {
   if (hello.fingerprint != kBytesFingerprint)
     throw SetupError(Errc::type_mismatch, "the receiver takes bytes, the sender sends a type");
   if (hello.channel != traits.channel)
-    throw SetupError(Errc::no_such_channel, "there is no channel '" + hello.channel + "' here, but '" +
-                                                traits.channel + "'");
+    throw SetupError(Errc::no_such_channel, "there is no channel '" + hello.channel +
+                                                "' here, but '" + traits.channel + "'");
   if (std::ranges::find(hello.paths, traits.scheme) == hello.paths.end())
     throw SetupError(Errc::feature_mismatch, "the sender does not offer '" + traits.scheme +
                                                  "', the only path here: connect with that scheme");
@@ -243,8 +245,8 @@ void check_hello(const Hello& hello, const ListenerTraits& traits) {
 
 class StreamListener;
 
-/// One handshake under way at a listener. Everything but halt() and stop() is called by the engine's
-/// thread alone.
+/// One handshake under way at a listener. Everything but halt() and stop() is called by the
+/// engine's thread alone.
 class Handshake final : public EngineHandler, public std::enable_shared_from_this<Handshake> {
  public:
   enum class State : std::uint8_t {
@@ -295,15 +297,16 @@ class Handshake final : public EngineHandler, public std::enable_shared_from_thi
   StreamEnds ends_;
 };
 
-class StreamListener final : public EngineHandler, public std::enable_shared_from_this<StreamListener> {
+class StreamListener final : public EngineHandler,
+                             public std::enable_shared_from_this<StreamListener> {
  public:
   StreamListener(Fd socket, std::string uri, ListenerTraits traits, std::shared_ptr<InletSink> sink,
                  bool local)
       : traits_(std::move(traits)),
         sink_(std::move(sink)),
         local_(local),
-        places_(std::clamp<std::size_t>(kMaxWelcomedBytes / std::max(traits_.capacity, kMinCapacity), 1,
-                                        kMaxWelcomed)),
+        places_(std::clamp<std::size_t>(
+            kMaxWelcomedBytes / std::max(traits_.capacity, kMinCapacity), 1, kMaxWelcomed)),
         socket_(std::move(socket)),
         uri_(std::move(uri)) {}
   ~StreamListener() override { stop(); }
@@ -318,8 +321,11 @@ class StreamListener final : public EngineHandler, public std::enable_shared_fro
   // The rest is called by handshakes, on the engine thread.
 
   /// There is room for one more ring whose sender has not yet completed its handshake.
-  [[nodiscard]] bool has_place() const noexcept { return count(Handshake::State::welcomed) < places_; }
-  /// Somebody waits: ends the oldest handshake that has kept its place for too long, if there is one.
+  [[nodiscard]] bool has_place() const noexcept {
+    return count(Handshake::State::welcomed) < places_;
+  }
+  /// Somebody waits: ends the oldest handshake that has kept its place for too long, if there is
+  /// one.
   void press(TimePoint now) noexcept;
   /// Lets the one that has waited for longest go on, if there is a place.
   void serve_waiting() noexcept;
@@ -411,8 +417,7 @@ void StreamListener::take(Fd socket) {
       silent->refuse(*this, "it said no hello, and others came: connect again");
   }
   if (pending() >= kMaxPending) {
-    const std::string why =
-        "too many senders connect to the receiver at once: connect again later";
+    const std::string why = "too many senders connect to the receiver at once: connect again later";
     send_frame(socket.get(), encode(Reject{Errc::resource_limit, why}), {});
     throw SetupError(Errc::resource_limit, why);
   }
@@ -566,7 +571,8 @@ void Handshake::on_ready(std::uint32_t /*events*/) noexcept {
     const bool open = receive_some(socket_.get(), reader_, descriptors_);
     descriptors_.clear();
     parse(*listener);
-    if (!open && socket_) throw SetupError(Errc::handshake_failed, "the peer broke the handshake off");
+    if (!open && socket_)
+      throw SetupError(Errc::handshake_failed, "the peer broke the handshake off");
   });
 }
 
@@ -627,7 +633,8 @@ void Handshake::admit(StreamListener& listener, const Frame& frame) {
 /// Keeps a StreamListener, which the engine shares, as the one owner sees it.
 class ListenerHandle final : public Listener {
  public:
-  explicit ListenerHandle(std::shared_ptr<StreamListener> listener) : listener_(std::move(listener)) {}
+  explicit ListenerHandle(std::shared_ptr<StreamListener> listener)
+      : listener_(std::move(listener)) {}
   ~ListenerHandle() override { listener_->stop(); }
   [[nodiscard]] std::string uri() const override { return listener_->uri(); }
 
@@ -644,7 +651,8 @@ Fd bind_and_listen(const Endpoint& endpoint, const Uri& uri) {
       continue;
     }
     const int one = 1;
-    if (endpoint.local.empty()) ::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (endpoint.local.empty())
+      ::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     if (::bind(socket.get(), address.get(), address.length) == 0 &&
         ::listen(socket.get(), SOMAXCONN) == 0)
       return socket;
@@ -656,7 +664,8 @@ Fd bind_and_listen(const Endpoint& endpoint, const Uri& uri) {
                          (endpoint.local.empty() ? "port, or port 0 to have one picked" : "name"));
   if (error == EADDRNOTAVAIL)
     throw SetupError(Errc::system, uri.text() + ": no interface of this machine has the address " +
-                                       endpoint.host + ": use one that `ip addr` lists, or 0.0.0.0");
+                                       endpoint.host +
+                                       ": use one that `ip addr` lists, or 0.0.0.0");
   throw_errno(uri.text() + ": cannot listen", error);
 }
 
@@ -729,11 +738,13 @@ class SenderStream {
 void check_welcome(const Welcome& welcome, const Uri& uri) {
   if (welcome.version != kWireVersion)
     throw SetupError(Errc::version_mismatch, uri.text() + ": the receiver chose wire version " +
-                                                 std::to_string(welcome.version) + ", unknown here");
+                                                 std::to_string(welcome.version) +
+                                                 ", unknown here");
   if ((welcome.features & ~kKnownFeatures) != 0)
     throw SetupError(Errc::feature_mismatch, uri.text() + ": the receiver uses unknown features");
   if (welcome.path != uri.scheme)
-    throw SetupError(Errc::handshake_failed, uri.text() + ": the receiver chose a path not offered");
+    throw SetupError(Errc::handshake_failed,
+                     uri.text() + ": the receiver chose a path not offered");
   if (!std::has_single_bit(welcome.capacity) || welcome.capacity < kMinCapacity ||
       welcome.capacity > kMaxCapacity || welcome.window > welcome.capacity ||
       welcome.window < kMinCapacity / 4)
@@ -759,8 +770,8 @@ std::unique_ptr<Listener> listen_at(const Endpoint& endpoint, const Uri& uri, Li
     bound.port = where.port;
     if (bound.host.empty()) bound.host = where.host;
   }
-  auto listener = std::make_shared<StreamListener>(std::move(socket), bound.text(), std::move(traits),
-                                                   std::move(sink), !endpoint.local.empty());
+  auto listener = std::make_shared<StreamListener>(
+      std::move(socket), bound.text(), std::move(traits), std::move(sink), !endpoint.local.empty());
   listener->start();
   return std::make_unique<ListenerHandle>(std::move(listener));
 }
@@ -771,9 +782,11 @@ OutletParts approach_at(const Endpoint& endpoint, const Uri& uri, std::chrono::n
   Fd socket;
   while (!(socket = try_connect(endpoint, deadline, why))) {
     if (Clock::now() >= deadline)
-      throw SetupError(Errc::unreachable, uri.text() + ": no receiver answered until the deadline (" +
-                                              why + "): start it, or check the address and firewall");
-    std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(kRetry, deadline - Clock::now()));
+      throw SetupError(Errc::unreachable, uri.text() +
+                                              ": no receiver answered until the deadline (" + why +
+                                              "): start it, or check the address and firewall");
+    std::this_thread::sleep_for(
+        std::min<std::chrono::nanoseconds>(kRetry, deadline - Clock::now()));
   }
   if (!endpoint.local.empty()) check_receiver_user(socket.get(), uri);
   Hello hello;
@@ -786,7 +799,8 @@ OutletParts approach_at(const Endpoint& endpoint, const Uri& uri, std::chrono::n
   hello.max_capacity = kMaxCapacity;
   hello.liveness_ns = static_cast<std::uint64_t>(liveness.count());
   hello.process = static_cast<std::uint64_t>(::getpid());
-  SenderStream stream(std::move(socket), uri, std::max(deadline, Clock::now() + kHandshakeDeadline / 2));
+  SenderStream stream(std::move(socket), uri,
+                      std::max(deadline, Clock::now() + kHandshakeDeadline / 2));
   try {
     stream.send(encode(hello));
     const auto welcome = decode_welcome(stream.expect(FrameType::welcome).body);
@@ -798,8 +812,7 @@ OutletParts approach_at(const Endpoint& endpoint, const Uri& uri, std::chrono::n
     parts.window = welcome.window;
     parts.peer = ends.peer;
     parts.connection = std::make_shared<Connection>(
-        stream.take_socket(),
-        Connection::Timing{liveness, liveness_of(welcome.liveness_ns)},
+        stream.take_socket(), Connection::Timing{liveness, liveness_of(welcome.liveness_ns)},
         stream.take_reader());
     return parts;
   } catch (const SetupError& e) {
@@ -809,7 +822,8 @@ OutletParts approach_at(const Endpoint& endpoint, const Uri& uri, std::chrono::n
   }
 }
 
-Geometry agree(const InletSettings& settings, std::uint64_t default_capacity, std::uint64_t sender_max) {
+Geometry agree(const InletSettings& settings, std::uint64_t default_capacity,
+               std::uint64_t sender_max) {
   Geometry geometry{settings.capacity == 0 ? default_capacity : settings.capacity, settings.window};
   if (geometry.window == 0) geometry.window = geometry.capacity;
   // A whole number of records, so that the largest message fits even where it meets padding.

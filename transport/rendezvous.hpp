@@ -50,13 +50,14 @@ class Admission {
 /// What the listener says for its transport.
 struct ListenerTraits {
   std::string scheme;
-  std::string channel;                ///< the only name that is let in
+  std::string channel;  ///< the only name that is let in
   std::chrono::nanoseconds liveness{};
-  std::uint64_t capacity = 0;         ///< bytes of the ring that each Admission makes
+  std::uint64_t capacity = 0;  ///< bytes of the ring that each Admission makes
   std::function<std::unique_ptr<Admission>()> admit;
 };
 
-/// Listens at `endpoint` and hands accepted senders to `sink`. Throws SetupError (address_in_use, …).
+/// Listens at `endpoint` and hands accepted senders to `sink`. Throws SetupError (address_in_use,
+/// …).
 [[nodiscard]] std::unique_ptr<Listener> listen_at(const Endpoint& endpoint, const Uri& uri,
                                                   ListenerTraits traits,
                                                   std::shared_ptr<InletSink> sink);
@@ -71,13 +72,14 @@ class Approach {
   Approach& operator=(Approach&&) = delete;
   virtual ~Approach() = default;
   /// Makes the sender's end of the path. `descriptors` came with the welcome.
-  virtual Ready ready(const Welcome& welcome, const StreamEnds& ends, std::vector<Fd> descriptors) = 0;
+  virtual Ready ready(const Welcome& welcome, const StreamEnds& ends,
+                      std::vector<Fd> descriptors) = 0;
   /// Gives up what was made; the receiver has said go.
   virtual OutletParts complete() = 0;
 };
 
-/// Connects to the receiver at `endpoint`, trying again until `deadline` while nobody listens there.
-/// Throws SetupError.
+/// Connects to the receiver at `endpoint`, trying again until `deadline` while nobody listens
+/// there. Throws SetupError.
 [[nodiscard]] OutletParts approach_at(const Endpoint& endpoint, const Uri& uri,
                                       std::chrono::nanoseconds liveness, TimePoint deadline,
                                       Approach& approach);

@@ -11,8 +11,8 @@ SessionKey SessionKey::random() {
   SessionKey key;
   std::size_t done = 0;
   while (done < sizeof key.word) {
-    const ssize_t got = ::getrandom(reinterpret_cast<char*>(key.word.data()) + done,
-                                    sizeof key.word - done, 0);
+    const ssize_t got =
+        ::getrandom(reinterpret_cast<char*>(key.word.data()) + done, sizeof key.word - done, 0);
     if (got > 0) {
       done += static_cast<std::size_t>(got);
     } else if (errno != EINTR) {

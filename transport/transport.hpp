@@ -21,8 +21,8 @@ namespace penstock::inline v1 {
 ///
 /// Who writes what: the receiver `limit`, `consumed`, `receiver_closed`; the sender `sender_gone`;
 /// both `receiver_armed` and `senders_waiting` (set by the sleeper, taken by the waker), and
-/// `credit_epoch` (raised by the receiver, and by the sender's own process when the path ends). Either
-/// may find anything here that the other is not supposed to write.
+/// `credit_epoch` (raised by the receiver, and by the sender's own process when the path ends).
+/// Either may find anything here that the other is not supposed to write.
 struct RingControl {
   // Written by the receiver as it consumes.
   alignas(kLine) std::atomic<std::uint64_t> limit;  ///< the sender may fill up to this cursor
@@ -32,8 +32,9 @@ struct RingControl {
   std::atomic<std::uint32_t> receiver_closed;                ///< 1: no message is taken any more
   // Read by the receiver for every release, seldom written. Also a futex of the waiting senders.
   alignas(kLine) std::atomic<std::uint32_t> senders_waiting;
-  std::atomic<std::uint32_t> credit_epoch;  ///< futex word: rises whenever waiting senders are woken
-  std::atomic<std::uint32_t> sender_gone;   ///< 1: the sender gave up without a fin (inproc only)
+  std::atomic<std::uint32_t>
+      credit_epoch;                        ///< futex word: rises whenever waiting senders are woken
+  std::atomic<std::uint32_t> sender_gone;  ///< 1: the sender gave up without a fin (inproc only)
 };
 static_assert(sizeof(RingControl) == 3 * kLine);
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
@@ -43,7 +44,7 @@ static_assert(std::atomic<std::uint32_t>::is_always_lock_free);
 struct RingMemory {
   std::shared_ptr<void> owner;  ///< keeps data and control mapped
   std::byte* data = nullptr;
-  std::uint64_t capacity = 0;   ///< bytes, a power of two
+  std::uint64_t capacity = 0;  ///< bytes, a power of two
   RingControl* control = nullptr;
   SessionKey key;
 };
@@ -61,11 +62,12 @@ struct LinkEnd {
 
 /// The sending end of a path, as made by Transport::connect().
 struct OutletParts {
-  RingMemory ring;   ///< local: the receiver's ring. Remote: its registered mirror
-  LinkEnd remote;    ///< link is null for local paths
-  int receiver_wake_fd = -1;  ///< local paths: an eventfd to write when receiver_armed was set; owned
+  RingMemory ring;  ///< local: the receiver's ring. Remote: its registered mirror
+  LinkEnd remote;   ///< link is null for local paths
+  int receiver_wake_fd =
+      -1;  ///< local paths: an eventfd to write when receiver_armed was set; owned
   std::shared_ptr<Connection> connection;  ///< null within one process
-  std::uint64_t window = 0;   ///< bytes granted at the start
+  std::uint64_t window = 0;                ///< bytes granted at the start
   std::string peer;
   std::string path;
 };
@@ -135,7 +137,8 @@ class Transport {
   [[nodiscard]] virtual std::vector<std::string> option_names() const = 0;
   [[nodiscard]] virtual ProbeReport probe() const = 0;
   /// Throws SetupError.
-  [[nodiscard]] virtual std::unique_ptr<Listener> listen(const Uri& uri, const InletSettings& settings,
+  [[nodiscard]] virtual std::unique_ptr<Listener> listen(const Uri& uri,
+                                                         const InletSettings& settings,
                                                          std::shared_ptr<InletSink> sink) = 0;
   /// Waits for a receiver until `deadline`. Throws SetupError.
   [[nodiscard]] virtual OutletParts connect(const Uri& uri, std::chrono::nanoseconds liveness,

@@ -34,7 +34,8 @@ void parse_authority(std::string_view whole, std::string_view authority, Uri& ur
   } else {
     const auto colon = authority.find(':');
     uri.host = authority.substr(0, colon);
-    if (uri.host.size() != authority.size() && authority.find(':', colon + 1) != std::string_view::npos)
+    if (uri.host.size() != authority.size() &&
+        authority.find(':', colon + 1) != std::string_view::npos)
       refuse(whole, "an IPv6 address goes into brackets, as in [::1]:7000");
     has_port = colon != std::string_view::npos;
     if (has_port) port = authority.substr(colon + 1);
@@ -55,7 +56,8 @@ void parse_query(std::string_view whole, std::string_view query, Uri& uri) {
     const auto equals = item.find('=');
     const auto key = item.substr(0, equals);
     if (key.empty() || equals == std::string_view::npos)
-      refuse(whole, "options are written key=value and joined by '&', not '" + std::string(item) + "'");
+      refuse(whole,
+             "options are written key=value and joined by '&', not '" + std::string(item) + "'");
     if (!uri.options.emplace(key, item.substr(equals + 1)).second)
       refuse(whole, "option '" + std::string(key) + "' is given twice");
   }
@@ -71,7 +73,8 @@ Uri Uri::parse(std::string_view text) {
   const auto colon = text.find(':');
   uri.scheme = text.substr(0, colon);
   if (colon == std::string_view::npos || uri.scheme.empty() ||
-      !std::ranges::all_of(uri.scheme, [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); }))
+      !std::ranges::all_of(uri.scheme,
+                           [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); }))
     refuse(text, "it starts with a scheme, as in inproc:name, shm:name or rdma://host:port/name");
   auto rest = text.substr(colon + 1);
   const auto question = rest.find('?');

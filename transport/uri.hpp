@@ -15,9 +15,9 @@ namespace penstock::inline v1 {
 ///   rdma://192.0.2.7:7000/orders?gid_index=3
 struct Uri {
   std::string scheme;
-  std::string host;         ///< IPv6 literals without their brackets
-  std::uint16_t port = 0;   ///< 0: none given (a listener then picks one)
-  std::string name;         ///< without the leading slash
+  std::string host;        ///< IPv6 literals without their brackets
+  std::uint16_t port = 0;  ///< 0: none given (a listener then picks one)
+  std::string name;        ///< without the leading slash
   std::map<std::string, std::string, std::less<>> options;
 
   /// Throws SetupError{bad_uri} that quotes `text` and says what is wrong and what would be right.

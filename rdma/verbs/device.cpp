@@ -104,10 +104,8 @@ void Device::apply(const ibv_async_event& event) noexcept {
     case IBV_EVENT_GID_CHANGE:
     case IBV_EVENT_LID_CHANGE:
     case IBV_EVENT_PKEY_CHANGE:
-    case IBV_EVENT_CLIENT_REREGISTER:
-      break;  // links look themselves whether it concerns them
-    default:
-      return;
+    case IBV_EVENT_CLIENT_REREGISTER: break;  // links look themselves whether it concerns them
+    default: return;
   }
   announce();
 }

@@ -50,23 +50,17 @@ std::string_view likely_cause(ibv_wc_status status, bool ethernet) noexcept {
     case IBV_WC_WR_FLUSH_ERR:
       return "the queue pair went into its error state before, and the device reported no cause: "
              "the peer broke its rules, or the device is going away";
-    case IBV_WC_FATAL_ERR:
-      return "the device failed; see the kernel's log (dmesg)";
-    default:
-      return "see the kernel's log (dmesg)";
+    case IBV_WC_FATAL_ERR: return "the device failed; see the kernel's log (dmesg)";
+    default: return "see the kernel's log (dmesg)";
   }
 }
 
 std::string_view event_cause(ibv_event_type event) noexcept {
   switch (event) {
-    case IBV_EVENT_QP_ACCESS_ERR:
-      return "the peer tried to touch memory that it was not given";
-    case IBV_EVENT_QP_REQ_ERR:
-      return "the peer sent a request that the device cannot serve";
-    case IBV_EVENT_CQ_ERR:
-      return "its completion queue overran";
-    default:
-      return "the device failed it; see the kernel's log (dmesg)";
+    case IBV_EVENT_QP_ACCESS_ERR: return "the peer tried to touch memory that it was not given";
+    case IBV_EVENT_QP_REQ_ERR: return "the peer sent a request that the device cannot serve";
+    case IBV_EVENT_CQ_ERR: return "its completion queue overran";
+    default: return "the device failed it; see the kernel's log (dmesg)";
   }
 }
 

@@ -68,8 +68,7 @@ std::string why_not_opened(const ibv_device& device, int error) {
     case EMFILE:
     case ENFILE:
       return fmt::format("{} cannot be opened: too many open files, raise `ulimit -n`", name);
-    default:
-      return fmt::format("{} cannot be opened: {}", name, std::strerror(error));
+    default: return fmt::format("{} cannot be opened: {}", name, std::strerror(error));
   }
 }
 
@@ -343,23 +342,17 @@ bool empty_gid(const ibv_gid& gid) noexcept {
 
 std::string_view link_layer_text(std::uint8_t link_layer) noexcept {
   switch (link_layer) {
-    case IBV_LINK_LAYER_INFINIBAND:
-      return "InfiniBand";
-    case IBV_LINK_LAYER_ETHERNET:
-      return "Ethernet";
-    default:
-      return "unspecified";
+    case IBV_LINK_LAYER_INFINIBAND: return "InfiniBand";
+    case IBV_LINK_LAYER_ETHERNET: return "Ethernet";
+    default: return "unspecified";
   }
 }
 
 std::string_view gid_type_text(GidType type) noexcept {
   switch (type) {
-    case GidType::roce_v1:
-      return "RoCE v1";
-    case GidType::roce_v2:
-      return "RoCE v2";
-    case GidType::infiniband:
-      break;
+    case GidType::roce_v1: return "RoCE v1";
+    case GidType::roce_v2: return "RoCE v2";
+    case GidType::infiniband: break;
   }
   return "InfiniBand";
 }

@@ -46,8 +46,7 @@ bool places_writes_in_order(std::uint32_t vendor) noexcept {
     case 0x8086:    // Intel: irdma
     case 0xffffff:  // rdma_rxe: one task copies packet after packet
       return true;
-    default:
-      return false;
+    default: return false;
   }
 }
 
@@ -60,10 +59,8 @@ Errc code_of(int error) noexcept {
     case ENOMEM:
     case EMFILE:
     case ENFILE:
-    case ENOSPC:
-      return Errc::resource_limit;
-    default:
-      return Errc::system;
+    case ENOSPC: return Errc::resource_limit;
+    default: return Errc::system;
   }
 }
 

@@ -18,7 +18,8 @@ namespace {
 class Ring {
  public:
   explicit Ring(std::uint64_t capacity, std::uint64_t window = 0)
-      : bytes_(new (std::align_val_t{kLine}) std::byte[capacity]()), window_(window == 0 ? capacity : window) {
+      : bytes_(new (std::align_val_t{kLine}) std::byte[capacity]()),
+        window_(window == 0 ? capacity : window) {
     memory_.data = bytes_.get();
     memory_.capacity = capacity;
     memory_.control = &control_;
@@ -82,7 +83,8 @@ TEST(ByteRing, records_of_every_size_come_out_whole_at_every_offset) {
   for (int lap = 0; lap < 200; ++lap) {
     for (std::uint32_t step = 0; step <= largest; ++step, ++count) {
       // Large ones alone skip the offsets near the end, so most are small.
-      const auto size = step % 8 == 0 ? (step + static_cast<std::uint32_t>(lap)) % (largest + 1) : (step * 7 + static_cast<std::uint32_t>(lap)) % 96;
+      const auto size = step % 8 == 0 ? (step + static_cast<std::uint32_t>(lap)) % (largest + 1)
+                                      : (step * 7 + static_cast<std::uint32_t>(lap)) % 96;
       Claim claim;
       ASSERT_EQ(producer.claim(size, claim), ClaimResult::claimed) << size;
       seen[claim.begin % 4096 / kRecordAlign] = true;
@@ -90,7 +92,8 @@ TEST(ByteRing, records_of_every_size_come_out_whole_at_every_offset) {
       Record record;
       ASSERT_EQ(ring.next(record), Inspection::record) << size;
       ASSERT_EQ(record.length, size);
-      for (std::uint32_t i = 0; i < size; ++i) ASSERT_EQ(record.payload[i], static_cast<std::byte>(count));
+      for (std::uint32_t i = 0; i < size; ++i)
+        ASSERT_EQ(record.payload[i], static_cast<std::byte>(count));
       ring.grant_all();
     }
   }
@@ -151,7 +154,8 @@ TEST(ByteRing, old_payloads_and_old_headers_are_not_taken_for_records) {
     Claim claim;
     while (producer.claim(240, claim) == ClaimResult::claimed) {
       for (std::uint32_t at = 0; at + 16 <= claim.length; at += 16) {
-        const RecordHeader forged{header_word(16, 0), view.header(claim.begin == 0 ? 0 : claim.begin - 256).mark};
+        const RecordHeader forged{header_word(16, 0),
+                                  view.header(claim.begin == 0 ? 0 : claim.begin - 256).mark};
         std::memcpy(claim.payload + at, &forged, sizeof forged);
       }
       producer.commit(claim);

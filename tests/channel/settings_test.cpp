@@ -44,7 +44,8 @@ TEST(Settings, a_window_alone_gets_a_ring_that_holds_it) {
 
 TEST(Settings, options_of_the_other_end_are_let_through) {
   EXPECT_NO_THROW((void)bound("shm:a?deadline=1s&linger=1s"));
-  EXPECT_NO_THROW((void)connect_settings(Uri::parse("shm:a?capacity=4KiB&persistent=1"), *make_shm(), {}));
+  EXPECT_NO_THROW(
+      (void)connect_settings(Uri::parse("shm:a?capacity=4KiB&persistent=1"), *make_shm(), {}));
 }
 
 TEST(Settings, what_is_wrong_is_refused_with_a_remedy) {

@@ -13,70 +13,69 @@ namespace {
 
 using std::chrono::milliseconds;
 
-const AddCase drains{
-    "drains_then_says_closed_after_the_last_sender",
-    [](Side& side) {
-      Receiver receiver = side.bind();
-      (void)side.get("closed");
-      for (std::uint64_t i = 0; i < 100; ++i) {
-        const Message message = receiver.recv();
-        ASSERT_TRUE(message);
-        EXPECT_EQ(Numbered::from(message).number, i);
-      }
-      EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
-    },
-    [](Side& side) {
-      {
-        Sender sender = side.connect();
-        for (std::uint64_t i = 0; i < 100; ++i) {
-          ASSERT_EQ(sender.send(Numbered{0, i}.bytes()), SendStatus::sent);
-        }
-      }
-      side.put("closed");
-    }};
+const AddCase drains{"drains_then_says_closed_after_the_last_sender",
+                     [](Side& side) {
+                       Receiver receiver = side.bind();
+                       (void)side.get("closed");
+                       for (std::uint64_t i = 0; i < 100; ++i) {
+                         const Message message = receiver.recv();
+                         ASSERT_TRUE(message);
+                         EXPECT_EQ(Numbered::from(message).number, i);
+                       }
+                       EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
+                     },
+                     [](Side& side) {
+                       {
+                         Sender sender = side.connect();
+                         for (std::uint64_t i = 0; i < 100; ++i) {
+                           ASSERT_EQ(sender.send(Numbered{0, i}.bytes()), SendStatus::sent);
+                         }
+                       }
+                       side.put("closed");
+                     }};
 
-const AddCase clone_keeps{
-    "stays_open_while_a_clone_is_left",
-    [](Side& side) {
-      Receiver receiver = side.bind();
-      EXPECT_EQ(receiver.recv().text(), "one");
-      (void)side.get("first gone");
-      EXPECT_EQ(receiver.recv_for(milliseconds(20)).status(), RecvStatus::timed_out);
-      side.put("looked");
-      EXPECT_EQ(receiver.recv().text(), "two");
-      EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
-    },
-    [](Side& side) {
-      std::optional<Sender> first = side.connect();
-      Sender clone = first->clone();
-      EXPECT_EQ(first->send(bytes_of("one")), SendStatus::sent);
-      first.reset();
-      side.put("first gone");
-      (void)side.get("looked");
-      EXPECT_EQ(clone.send(bytes_of("two")), SendStatus::sent);
-    }};
+const AddCase clone_keeps{"stays_open_while_a_clone_is_left",
+                          [](Side& side) {
+                            Receiver receiver = side.bind();
+                            EXPECT_EQ(receiver.recv().text(), "one");
+                            (void)side.get("first gone");
+                            EXPECT_EQ(receiver.recv_for(milliseconds(20)).status(),
+                                      RecvStatus::timed_out);
+                            side.put("looked");
+                            EXPECT_EQ(receiver.recv().text(), "two");
+                            EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
+                          },
+                          [](Side& side) {
+                            std::optional<Sender> first = side.connect();
+                            Sender clone = first->clone();
+                            EXPECT_EQ(first->send(bytes_of("one")), SendStatus::sent);
+                            first.reset();
+                            side.put("first gone");
+                            (void)side.get("looked");
+                            EXPECT_EQ(clone.send(bytes_of("two")), SendStatus::sent);
+                          }};
 
-const AddCase other_sender_keeps{
-    "stays_open_while_another_sender_is_left",
-    [](Side& side) {
-      Receiver receiver = side.bind();
-      EXPECT_EQ(receiver.recv().text(), "one");
-      (void)side.get("first gone");
-      EXPECT_EQ(receiver.recv_for(milliseconds(20)).status(), RecvStatus::timed_out);
-      side.put("looked");
-      EXPECT_EQ(receiver.recv().text(), "two");
-      EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
-    },
-    [](Side& side) {
-      std::optional<Sender> first = side.connect();
-      Sender second = side.connect();
-      EXPECT_EQ(first->send(bytes_of("one")), SendStatus::sent);
-      EXPECT_EQ(first->flush(), FlushStatus::consumed);
-      first.reset();
-      side.put("first gone");
-      (void)side.get("looked");
-      EXPECT_EQ(second.send(bytes_of("two")), SendStatus::sent);
-    }};
+const AddCase other_sender_keeps{"stays_open_while_another_sender_is_left",
+                                 [](Side& side) {
+                                   Receiver receiver = side.bind();
+                                   EXPECT_EQ(receiver.recv().text(), "one");
+                                   (void)side.get("first gone");
+                                   EXPECT_EQ(receiver.recv_for(milliseconds(20)).status(),
+                                             RecvStatus::timed_out);
+                                   side.put("looked");
+                                   EXPECT_EQ(receiver.recv().text(), "two");
+                                   EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
+                                 },
+                                 [](Side& side) {
+                                   std::optional<Sender> first = side.connect();
+                                   Sender second = side.connect();
+                                   EXPECT_EQ(first->send(bytes_of("one")), SendStatus::sent);
+                                   EXPECT_EQ(first->flush(), FlushStatus::consumed);
+                                   first.reset();
+                                   side.put("first gone");
+                                   (void)side.get("looked");
+                                   EXPECT_EQ(second.send(bytes_of("two")), SendStatus::sent);
+                                 }};
 
 const AddCase turned_away{
     "turns_senders_away_when_the_receiver_closes",
@@ -109,27 +108,26 @@ const AddCase turned_away{
       side.put("saw it");
     }};
 
-const AddCase blocked_closed{
-    "wakes_a_blocked_sender_when_the_receiver_closes",
-    [](Side& side) {
-      Receiver receiver = side.bind("capacity=4KiB");
-      (void)side.get("blocked");
-      // Goes out of scope: the last receiver closes.
-    },
-    [](Side& side) {
-      Sender sender = side.connect("spin=0");
-      const auto message = pattern(1, 1500);
-      fill_up(sender, message);
-      const std::uint64_t parks = sender.stats().parks;
-      const std::jthread blocked([&, clone = sender.clone()]() mutable {
-        EXPECT_EQ(clone.send(message), SendStatus::closed);
-      });
-      const std::jthread flushing([&, clone = sender.clone()]() mutable {
-        EXPECT_EQ(clone.flush(), FlushStatus::closed);
-      });
-      wait_until([&] { return sender.stats().parks > parks; });
-      side.put("blocked");
-    }};
+const AddCase blocked_closed{"wakes_a_blocked_sender_when_the_receiver_closes",
+                             [](Side& side) {
+                               Receiver receiver = side.bind("capacity=4KiB");
+                               (void)side.get("blocked");
+                               // Goes out of scope: the last receiver closes.
+                             },
+                             [](Side& side) {
+                               Sender sender = side.connect("spin=0");
+                               const auto message = pattern(1, 1500);
+                               fill_up(sender, message);
+                               const std::uint64_t parks = sender.stats().parks;
+                               const std::jthread blocked([&, clone = sender.clone()]() mutable {
+                                 EXPECT_EQ(clone.send(message), SendStatus::closed);
+                               });
+                               const std::jthread flushing([&, clone = sender.clone()]() mutable {
+                                 EXPECT_EQ(clone.flush(), FlushStatus::closed);
+                               });
+                               wait_until([&] { return sender.stats().parks > parks; });
+                               side.put("blocked");
+                             }};
 
 const AddCase consumed_before_close{
     "knows_what_was_consumed_when_the_receiver_closes",
@@ -174,104 +172,101 @@ const AddCase leaves_at_once{
       }
     }};
 
-const AddCase lingers_full{
-    "lingers_while_the_ring_is_full",
-    [](Side& side) {
-      Receiver receiver = side.bind("capacity=4KiB");
-      const std::uint64_t taken = std::stoull(side.get("taken"));
-      // The sender is now in its destructor, or soon will be.
-      std::this_thread::sleep_for(milliseconds(20));
-      std::uint64_t count = 0;
-      EXPECT_EQ(drain(receiver, [&](const Message&) { ++count; }), RecvStatus::closed);
-      EXPECT_EQ(count, taken);
-    },
-    [](Side& side) {
-      Sender sender = side.connect();
-      side.put("taken", std::to_string(fill_up(sender, pattern(1, 112))));
-    }};
+const AddCase lingers_full{"lingers_while_the_ring_is_full",
+                           [](Side& side) {
+                             Receiver receiver = side.bind("capacity=4KiB");
+                             const std::uint64_t taken = std::stoull(side.get("taken"));
+                             // The sender is now in its destructor, or soon will be.
+                             std::this_thread::sleep_for(milliseconds(20));
+                             std::uint64_t count = 0;
+                             EXPECT_EQ(drain(receiver, [&](const Message&) { ++count; }),
+                                       RecvStatus::closed);
+                             EXPECT_EQ(count, taken);
+                           },
+                           [](Side& side) {
+                             Sender sender = side.connect();
+                             side.put("taken", std::to_string(fill_up(sender, pattern(1, 112))));
+                           }};
 
-const AddCase close_deadline{
-    "close_says_whether_everything_was_consumed",
-    [](Side& side) {
-      Receiver receiver = side.bind();
-      (void)side.get("timed out");
-      EXPECT_EQ(receiver.recv().text(), "x");
-      EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
-    },
-    [](Side& side) {
-      Sender sender = side.connect();
-      EXPECT_EQ(sender.send(bytes_of("x")), SendStatus::sent);
-      EXPECT_EQ(sender.close(milliseconds(20)), FlushStatus::timed_out);
-      EXPECT_EQ(sender.send(bytes_of("y")), SendStatus::closed);
-      side.put("timed out");
-      EXPECT_EQ(sender.close(), FlushStatus::consumed);
-      EXPECT_EQ(sender.close(), FlushStatus::consumed) << "again";
-    }};
+const AddCase close_deadline{"close_says_whether_everything_was_consumed",
+                             [](Side& side) {
+                               Receiver receiver = side.bind();
+                               (void)side.get("timed out");
+                               EXPECT_EQ(receiver.recv().text(), "x");
+                               EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
+                             },
+                             [](Side& side) {
+                               Sender sender = side.connect();
+                               EXPECT_EQ(sender.send(bytes_of("x")), SendStatus::sent);
+                               EXPECT_EQ(sender.close(milliseconds(20)), FlushStatus::timed_out);
+                               EXPECT_EQ(sender.send(bytes_of("y")), SendStatus::closed);
+                               side.put("timed out");
+                               EXPECT_EQ(sender.close(), FlushStatus::consumed);
+                               EXPECT_EQ(sender.close(), FlushStatus::consumed) << "again";
+                             }};
 
-const AddCase closes_clones{
-    "close_ends_all_clones",
-    [](Side& side) {
-      Receiver receiver = side.bind();
-      EXPECT_EQ(receiver.recv().text(), "x");
-      EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
-      side.put("closed");
-    },
-    [](Side& side) {
-      Sender sender = side.connect();
-      Sender clone = sender.clone();
-      EXPECT_EQ(sender.send(bytes_of("x")), SendStatus::sent);
-      EXPECT_EQ(sender.close(), FlushStatus::consumed);
-      EXPECT_EQ(clone.send(bytes_of("y")), SendStatus::closed);
-      EXPECT_EQ(clone.try_send(bytes_of("y")), SendStatus::closed);
-      EXPECT_EQ(clone.reserve(1).status(), SendStatus::closed);
-      (void)side.get("closed");  // though both are still there
-      EXPECT_EQ(clone.close(), FlushStatus::consumed);
-    }};
+const AddCase closes_clones{"close_ends_all_clones",
+                            [](Side& side) {
+                              Receiver receiver = side.bind();
+                              EXPECT_EQ(receiver.recv().text(), "x");
+                              EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
+                              side.put("closed");
+                            },
+                            [](Side& side) {
+                              Sender sender = side.connect();
+                              Sender clone = sender.clone();
+                              EXPECT_EQ(sender.send(bytes_of("x")), SendStatus::sent);
+                              EXPECT_EQ(sender.close(), FlushStatus::consumed);
+                              EXPECT_EQ(clone.send(bytes_of("y")), SendStatus::closed);
+                              EXPECT_EQ(clone.try_send(bytes_of("y")), SendStatus::closed);
+                              EXPECT_EQ(clone.reserve(1).status(), SendStatus::closed);
+                              (void)side.get("closed");  // though both are still there
+                              EXPECT_EQ(clone.close(), FlushStatus::consumed);
+                            }};
 
-const AddCase persistent{
-    "a_persistent_receiver_waits_for_the_next_sender",
-    [](Side& side) {
-      Receiver receiver = side.bind("persistent=1");
-      EXPECT_EQ(receiver.recv().text(), "one");
-      (void)side.get("first gone");
-      EXPECT_EQ(receiver.recv_for(milliseconds(20)).status(), RecvStatus::timed_out);
-      side.put("looked");
-      EXPECT_EQ(receiver.recv().text(), "two");
-    },
-    [](Side& side) {
-      {
-        Sender sender = side.connect();
-        EXPECT_EQ(sender.send(bytes_of("one")), SendStatus::sent);
-      }
-      side.put("first gone");
-      (void)side.get("looked");
-      Sender sender = side.connect();
-      EXPECT_EQ(sender.send(bytes_of("two")), SendStatus::sent);
-      EXPECT_EQ(sender.flush(), FlushStatus::consumed);
-    }};
+const AddCase persistent{"a_persistent_receiver_waits_for_the_next_sender",
+                         [](Side& side) {
+                           Receiver receiver = side.bind("persistent=1");
+                           EXPECT_EQ(receiver.recv().text(), "one");
+                           (void)side.get("first gone");
+                           EXPECT_EQ(receiver.recv_for(milliseconds(20)).status(),
+                                     RecvStatus::timed_out);
+                           side.put("looked");
+                           EXPECT_EQ(receiver.recv().text(), "two");
+                         },
+                         [](Side& side) {
+                           {
+                             Sender sender = side.connect();
+                             EXPECT_EQ(sender.send(bytes_of("one")), SendStatus::sent);
+                           }
+                           side.put("first gone");
+                           (void)side.get("looked");
+                           Sender sender = side.connect();
+                           EXPECT_EQ(sender.send(bytes_of("two")), SendStatus::sent);
+                           EXPECT_EQ(sender.flush(), FlushStatus::consumed);
+                         }};
 
-const AddCase goes_on_after_closed{
-    "takes_another_sender_after_it_said_closed",
-    [](Side& side) {
-      Receiver receiver = side.bind();
-      EXPECT_EQ(receiver.recv().text(), "one");
-      EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
-      side.put("closed");
-      (void)side.get("connected");
-      EXPECT_EQ(receiver.recv().text(), "two");
-      EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
-    },
-    [](Side& side) {
-      {
-        Sender sender = side.connect();
-        EXPECT_EQ(sender.send(bytes_of("one")), SendStatus::sent);
-      }
-      (void)side.get("closed");
-      Sender sender = side.connect();
-      EXPECT_EQ(sender.send(bytes_of("two")), SendStatus::sent);
-      wait_delivered(sender);
-      side.put("connected");
-    }};
+const AddCase goes_on_after_closed{"takes_another_sender_after_it_said_closed",
+                                   [](Side& side) {
+                                     Receiver receiver = side.bind();
+                                     EXPECT_EQ(receiver.recv().text(), "one");
+                                     EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
+                                     side.put("closed");
+                                     (void)side.get("connected");
+                                     EXPECT_EQ(receiver.recv().text(), "two");
+                                     EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
+                                   },
+                                   [](Side& side) {
+                                     {
+                                       Sender sender = side.connect();
+                                       EXPECT_EQ(sender.send(bytes_of("one")), SendStatus::sent);
+                                     }
+                                     (void)side.get("closed");
+                                     Sender sender = side.connect();
+                                     EXPECT_EQ(sender.send(bytes_of("two")), SendStatus::sent);
+                                     wait_delivered(sender);
+                                     side.put("connected");
+                                   }};
 
 const AddCase moved_from{
     "moved_from_handles_are_empty_and_harmless",

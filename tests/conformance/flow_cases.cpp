@@ -66,31 +66,32 @@ const AddCase times_out{
       side.put("taken", std::to_string(taken));
     }};
 
-const AddCase blocked{
-    "wakes_blocked_senders_when_there_is_room",
-    [](Side& side) {
-      Receiver receiver = side.bind("capacity=4KiB");
-      (void)side.get("blocked");
-      std::uint64_t count = 0;
-      EXPECT_EQ(drain(receiver, [&](const Message&) { ++count; }), RecvStatus::closed);
-      EXPECT_EQ(count, std::stoull(side.get("total")));
-    },
-    [](Side& side) {
-      Sender sender = side.connect("spin=0");
-      const auto message = pattern(1, 1000);
-      std::uint64_t total = fill_up(sender, message);
-      const std::uint64_t stalls = sender.stats().stalls;
-      std::vector<std::jthread> threads;
-      for (int i = 0; i < 3; ++i) {
-        threads.emplace_back([&message, clone = sender.clone()]() mutable {
-          for (int n = 0; n < 20; ++n) EXPECT_EQ(clone.send(message), SendStatus::sent);
-        });
-        total += 20;
-      }
-      wait_until([&] { return sender.stats().stalls >= stalls + 3; });
-      side.put("total", std::to_string(total));
-      side.put("blocked");
-    }};
+const AddCase blocked{"wakes_blocked_senders_when_there_is_room",
+                      [](Side& side) {
+                        Receiver receiver = side.bind("capacity=4KiB");
+                        (void)side.get("blocked");
+                        std::uint64_t count = 0;
+                        EXPECT_EQ(drain(receiver, [&](const Message&) { ++count; }),
+                                  RecvStatus::closed);
+                        EXPECT_EQ(count, std::stoull(side.get("total")));
+                      },
+                      [](Side& side) {
+                        Sender sender = side.connect("spin=0");
+                        const auto message = pattern(1, 1000);
+                        std::uint64_t total = fill_up(sender, message);
+                        const std::uint64_t stalls = sender.stats().stalls;
+                        std::vector<std::jthread> threads;
+                        for (int i = 0; i < 3; ++i) {
+                          threads.emplace_back([&message, clone = sender.clone()]() mutable {
+                            for (int n = 0; n < 20; ++n)
+                              EXPECT_EQ(clone.send(message), SendStatus::sent);
+                          });
+                          total += 20;
+                        }
+                        wait_until([&] { return sender.stats().stalls >= stalls + 3; });
+                        side.put("total", std::to_string(total));
+                        side.put("blocked");
+                      }};
 
 const AddCase large_after_small{
     "gets_a_record_larger_than_the_credit_left_to_a_sleeping_receiver",
@@ -114,32 +115,33 @@ const AddCase large_after_small{
         for (auto small = random() % 40; small > 0; --small, ++next) {
           ASSERT_EQ(sender.send(pattern(next, random() % 200)), SendStatus::sent);
         }
-        if (random() % 2 == 0) std::this_thread::sleep_for(std::chrono::microseconds(random() % 500));
+        if (random() % 2 == 0)
+          std::this_thread::sleep_for(std::chrono::microseconds(random() % 500));
         ASSERT_EQ(sender.send(pattern(next, sender.max_message())), SendStatus::sent);
         ++next;
       }
       side.put("total", std::to_string(next));
     }};
 
-const AddCase window{
-    "accepts_no_more_than_the_window_without_consumption",
-    [](Side& side) {
-      Receiver receiver = side.bind("capacity=64KiB&window=8KiB");
-      (void)side.get("filled");
-      EXPECT_EQ(drain(receiver, [](const Message&) {}), RecvStatus::closed);
-    },
-    [](Side& side) {
-      Sender sender = side.connect();
-      const SenderStats stats = sender.stats();
-      EXPECT_EQ(stats.capacity, 64U * 1024);
-      EXPECT_EQ(stats.window, 8U * 1024);
-      EXPECT_EQ(stats.max_message, 8U * 1024 / 2 - 16);
-      EXPECT_EQ(sender.max_message(), stats.max_message);
-      const std::uint64_t taken = fill_up(sender, pattern(1, 240));
-      EXPECT_LE(taken * record_size(240), 8U * 1024);
-      EXPECT_GE(taken * record_size(240), 4U * 1024) << "at least one largest message";
-      side.put("filled");
-    }};
+const AddCase window{"accepts_no_more_than_the_window_without_consumption",
+                     [](Side& side) {
+                       Receiver receiver = side.bind("capacity=64KiB&window=8KiB");
+                       (void)side.get("filled");
+                       EXPECT_EQ(drain(receiver, [](const Message&) {}), RecvStatus::closed);
+                     },
+                     [](Side& side) {
+                       Sender sender = side.connect();
+                       const SenderStats stats = sender.stats();
+                       EXPECT_EQ(stats.capacity, 64U * 1024);
+                       EXPECT_EQ(stats.window, 8U * 1024);
+                       EXPECT_EQ(stats.max_message, 8U * 1024 / 2 - 16);
+                       EXPECT_EQ(sender.max_message(), stats.max_message);
+                       const std::uint64_t taken = fill_up(sender, pattern(1, 240));
+                       EXPECT_LE(taken * record_size(240), 8U * 1024);
+                       EXPECT_GE(taken * record_size(240), 4U * 1024)
+                           << "at least one largest message";
+                       side.put("filled");
+                     }};
 
 const AddCase options{
     "takes_its_options_from_the_uri",
@@ -162,128 +164,127 @@ const AddCase options{
       (void)side.get("seen");
     }};
 
-const AddCase flush{
-    "flush_waits_until_messages_are_released",
-    [](Side& side) {
-      Receiver receiver = side.bind();
-      (void)side.get("timed out");
-      std::vector<Message> held;
-      for (int i = 0; i < 10; ++i) held.push_back(receiver.recv());
-      side.meet("held");
-      (void)side.get("timed out again");
-      held.clear();
-      // Giving back is enough; the sender asks for it.
-      EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
-    },
-    [](Side& side) {
-      Sender sender = side.connect();
-      for (int i = 0; i < 10; ++i) EXPECT_EQ(sender.send(bytes_of("x")), SendStatus::sent);
-      EXPECT_EQ(sender.flush(milliseconds(20)), FlushStatus::timed_out);
-      EXPECT_EQ(sender.stats().progress.consumed, 0U);
-      side.put("timed out");
-      side.meet("held");
-      EXPECT_EQ(sender.flush(milliseconds(20)), FlushStatus::timed_out);
-      EXPECT_LT(sender.stats().progress.consumed, 10U);
-      side.put("timed out again");
-      EXPECT_EQ(sender.flush(), FlushStatus::consumed);
-      EXPECT_EQ(sender.stats().progress.consumed, 10U);
-      EXPECT_EQ(sender.stats().progress.delivered, 10U);
-    }};
+const AddCase flush{"flush_waits_until_messages_are_released",
+                    [](Side& side) {
+                      Receiver receiver = side.bind();
+                      (void)side.get("timed out");
+                      std::vector<Message> held;
+                      for (int i = 0; i < 10; ++i) held.push_back(receiver.recv());
+                      side.meet("held");
+                      (void)side.get("timed out again");
+                      held.clear();
+                      // Giving back is enough; the sender asks for it.
+                      EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
+                    },
+                    [](Side& side) {
+                      Sender sender = side.connect();
+                      for (int i = 0; i < 10; ++i)
+                        EXPECT_EQ(sender.send(bytes_of("x")), SendStatus::sent);
+                      EXPECT_EQ(sender.flush(milliseconds(20)), FlushStatus::timed_out);
+                      EXPECT_EQ(sender.stats().progress.consumed, 0U);
+                      side.put("timed out");
+                      side.meet("held");
+                      EXPECT_EQ(sender.flush(milliseconds(20)), FlushStatus::timed_out);
+                      EXPECT_LT(sender.stats().progress.consumed, 10U);
+                      side.put("timed out again");
+                      EXPECT_EQ(sender.flush(), FlushStatus::consumed);
+                      EXPECT_EQ(sender.stats().progress.consumed, 10U);
+                      EXPECT_EQ(sender.stats().progress.delivered, 10U);
+                    }};
 
-const AddCase fair{
-    "drains_senders_fairly",
-    [](Side& side) {
-      Receiver receiver = side.bind("capacity=256KiB");
-      (void)side.get("filled");
-      // Everything is in the receiver's memory: the order now is the receiver's choice alone.
-      std::uint64_t slow = 0;
-      std::uint64_t run = 0;
-      std::uint64_t longest = 0;
-      EXPECT_EQ(drain(receiver,
-                      [&](const Message& m) {
-                        if (Numbered::from(m).sender == 0) {
-                          if (slow < 50) longest = std::max(longest, ++run);
-                        } else {
-                          ++slow;
-                          run = 0;
-                        }
-                      }),
-                RecvStatus::closed);
-      EXPECT_EQ(slow, 50U);
-      EXPECT_LE(longest, 1024U) << "messages of a fast sender in a row while a slow one has some";
-    },
-    [](Side& side) {
-      Sender fast = side.connect();
-      Sender slow = side.connect();
-      const std::uint64_t count = side.scaled(6'000, 3'000);
-      for (std::uint64_t i = 0; i < count; ++i) {
-        ASSERT_EQ(fast.send(Numbered{0, i}.bytes()), SendStatus::sent);
-      }
-      for (std::uint64_t i = 0; i < 50; ++i) {
-        ASSERT_EQ(slow.send(Numbered{1, i}.bytes()), SendStatus::sent);
-      }
-      wait_delivered(fast);
-      wait_delivered(slow);
-      side.put("filled");
-    }};
+const AddCase fair{"drains_senders_fairly",
+                   [](Side& side) {
+                     Receiver receiver = side.bind("capacity=256KiB");
+                     (void)side.get("filled");
+                     // Everything is in the receiver's memory: the order now is the receiver's
+                     // choice alone.
+                     std::uint64_t slow = 0;
+                     std::uint64_t run = 0;
+                     std::uint64_t longest = 0;
+                     EXPECT_EQ(drain(receiver,
+                                     [&](const Message& m) {
+                                       if (Numbered::from(m).sender == 0) {
+                                         if (slow < 50) longest = std::max(longest, ++run);
+                                       } else {
+                                         ++slow;
+                                         run = 0;
+                                       }
+                                     }),
+                               RecvStatus::closed);
+                     EXPECT_EQ(slow, 50U);
+                     EXPECT_LE(longest, 1024U)
+                         << "messages of a fast sender in a row while a slow one has some";
+                   },
+                   [](Side& side) {
+                     Sender fast = side.connect();
+                     Sender slow = side.connect();
+                     const std::uint64_t count = side.scaled(6'000, 3'000);
+                     for (std::uint64_t i = 0; i < count; ++i) {
+                       ASSERT_EQ(fast.send(Numbered{0, i}.bytes()), SendStatus::sent);
+                     }
+                     for (std::uint64_t i = 0; i < 50; ++i) {
+                       ASSERT_EQ(slow.send(Numbered{1, i}.bytes()), SendStatus::sent);
+                     }
+                     wait_delivered(fast);
+                     wait_delivered(slow);
+                     side.put("filled");
+                   }};
 
-const AddCase slow_one{
-    "a_flood_of_one_sender_does_not_starve_another",
-    [](Side& side) {
-      Receiver receiver = side.bind("capacity=16KiB");
-      EXPECT_EQ(drain(receiver, [](const Message&) {}), RecvStatus::closed);
-    },
-    [](Side& side) {
-      Sender fast = side.connect();
-      Sender slow = side.connect();
-      std::atomic<bool> stop = false;
-      std::jthread flood([&] {
-        while (!stop) ASSERT_EQ(fast.send(pattern(0, 64)), SendStatus::sent);
-      });
-      // Ends only if these get through while the other one goes on.
-      for (std::uint64_t i = 0; i < side.scaled(50, 5); ++i) {
-        EXPECT_EQ(slow.send(Numbered{1, i}.bytes()), SendStatus::sent);
-        EXPECT_EQ(slow.flush(), FlushStatus::consumed);
-      }
-      stop = true;
-    }};
+const AddCase slow_one{"a_flood_of_one_sender_does_not_starve_another",
+                       [](Side& side) {
+                         Receiver receiver = side.bind("capacity=16KiB");
+                         EXPECT_EQ(drain(receiver, [](const Message&) {}), RecvStatus::closed);
+                       },
+                       [](Side& side) {
+                         Sender fast = side.connect();
+                         Sender slow = side.connect();
+                         std::atomic<bool> stop = false;
+                         std::jthread flood([&] {
+                           while (!stop) ASSERT_EQ(fast.send(pattern(0, 64)), SendStatus::sent);
+                         });
+                         // Ends only if these get through while the other one goes on.
+                         for (std::uint64_t i = 0; i < side.scaled(50, 5); ++i) {
+                           EXPECT_EQ(slow.send(Numbered{1, i}.bytes()), SendStatus::sent);
+                           EXPECT_EQ(slow.flush(), FlushStatus::consumed);
+                         }
+                         stop = true;
+                       }};
 
-const AddCase agree{
-    "counts_agree_at_the_end",
-    [](Side& side) {
-      Receiver receiver = side.bind("capacity=8KiB");
-      const std::uint64_t count = side.scaled(3'000);
-      std::uint64_t bytes = 0;
-      for (std::uint64_t i = 0; i < count; ++i) {
-        const Message message = receiver.recv();
-        ASSERT_TRUE(message);
-        bytes += message.data().size();
-      }
-      const ReceiverStats stats = receiver.stats();
-      EXPECT_EQ(stats.messages, count);
-      EXPECT_EQ(stats.bytes, bytes);
-      ASSERT_EQ(stats.sources.size(), 1U);
-      EXPECT_EQ(stats.sources[0].progress.consumed, count);
-      EXPECT_EQ(stats.refused, 0U);
-      side.put("bytes", std::to_string(bytes));
-      EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
-      EXPECT_EQ(receiver.stats().messages, count) << "also when the sender is gone";
-    },
-    [](Side& side) {
-      Sender sender = side.connect();
-      const std::uint64_t count = side.scaled(3'000);
-      for (std::uint64_t i = 0; i < count; ++i) {
-        ASSERT_EQ(sender.send(pattern(i, i % 300)), SendStatus::sent);
-      }
-      EXPECT_EQ(sender.flush(), FlushStatus::consumed);
-      const SenderStats stats = sender.stats();
-      EXPECT_EQ(stats.progress.accepted, count);
-      EXPECT_EQ(stats.progress.delivered, count);
-      EXPECT_EQ(stats.progress.consumed, count);
-      EXPECT_EQ(stats.state, PeerState::connected);
-      EXPECT_EQ(stats.error, "");
-      EXPECT_EQ(stats.bytes, std::stoull(side.get("bytes")));
-    }};
+const AddCase agree{"counts_agree_at_the_end",
+                    [](Side& side) {
+                      Receiver receiver = side.bind("capacity=8KiB");
+                      const std::uint64_t count = side.scaled(3'000);
+                      std::uint64_t bytes = 0;
+                      for (std::uint64_t i = 0; i < count; ++i) {
+                        const Message message = receiver.recv();
+                        ASSERT_TRUE(message);
+                        bytes += message.data().size();
+                      }
+                      const ReceiverStats stats = receiver.stats();
+                      EXPECT_EQ(stats.messages, count);
+                      EXPECT_EQ(stats.bytes, bytes);
+                      ASSERT_EQ(stats.sources.size(), 1U);
+                      EXPECT_EQ(stats.sources[0].progress.consumed, count);
+                      EXPECT_EQ(stats.refused, 0U);
+                      side.put("bytes", std::to_string(bytes));
+                      EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
+                      EXPECT_EQ(receiver.stats().messages, count) << "also when the sender is gone";
+                    },
+                    [](Side& side) {
+                      Sender sender = side.connect();
+                      const std::uint64_t count = side.scaled(3'000);
+                      for (std::uint64_t i = 0; i < count; ++i) {
+                        ASSERT_EQ(sender.send(pattern(i, i % 300)), SendStatus::sent);
+                      }
+                      EXPECT_EQ(sender.flush(), FlushStatus::consumed);
+                      const SenderStats stats = sender.stats();
+                      EXPECT_EQ(stats.progress.accepted, count);
+                      EXPECT_EQ(stats.progress.delivered, count);
+                      EXPECT_EQ(stats.progress.consumed, count);
+                      EXPECT_EQ(stats.state, PeerState::connected);
+                      EXPECT_EQ(stats.error, "");
+                      EXPECT_EQ(stats.bytes, std::stoull(side.get("bytes")));
+                    }};
 
 }  // namespace
 }  // namespace penstock::test

@@ -736,14 +736,10 @@ TEST_P(HostileReceiverTest, scribbling_over_a_shared_ring_harms_nobody_else) {
     std::mt19937_64 random(1);
     const auto strange = [&]() -> std::uint64_t {
       switch (random() % 4) {
-        case 0:
-          return random();
-        case 1:
-          return random() % (4 * kCapacity);
-        case 2:
-          return kCapacity - random() % 16;
-        default:
-          return random() % 2 == 0 ? 0 : ~std::uint64_t{0};
+        case 0: return random();
+        case 1: return random() % (4 * kCapacity);
+        case 2: return kCapacity - random() % 16;
+        default: return random() % 2 == 0 ? 0 : ~std::uint64_t{0};
       }
     };
     while (!over) {

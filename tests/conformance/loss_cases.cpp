@@ -82,8 +82,7 @@ const AddCase killed_sender{
       const std::jthread flow([&] { (void)stream(sender, kVictim, never); });
       side.die_when_told();
     },
-    Case::apart,
-    Case::Victim::sender};
+    Case::apart, Case::Victim::sender};
 
 const AddCase killed_idle_sender{
     "notices_a_killed_sender_that_was_idle",
@@ -103,8 +102,7 @@ const AddCase killed_idle_sender{
       EXPECT_EQ(sender.send(bytes_of("x")), SendStatus::sent);
       side.die_when_told();
     },
-    Case::apart,
-    Case::Victim::sender};
+    Case::apart, Case::Victim::sender};
 
 const AddCase killed_with_messages{
     "hands_out_what_a_killed_sender_had_delivered",
@@ -134,8 +132,7 @@ const AddCase killed_with_messages{
       side.put("delivered");
       side.die_when_told();
     },
-    Case::apart,
-    Case::Victim::sender};
+    Case::apart, Case::Victim::sender};
 
 const AddCase killed_receiver{
     "tells_a_sender_that_its_receiver_was_killed",
@@ -165,8 +162,7 @@ const AddCase killed_receiver{
       EXPECT_GE(stats.progress.accepted, stats.progress.delivered);
       EXPECT_GE(stats.progress.delivered, stats.progress.consumed);
     },
-    Case::apart,
-    Case::Victim::receiver};
+    Case::apart, Case::Victim::receiver};
 
 const AddCase killed_while_blocked{
     "wakes_a_blocked_sender_whose_receiver_was_killed",
@@ -188,8 +184,7 @@ const AddCase killed_while_blocked{
       wait_until([&] { return sender.stats().parks > parks; });
       side.tell_to_die();
     },
-    Case::apart,
-    Case::Victim::receiver};
+    Case::apart, Case::Victim::receiver};
 
 PeerState state_of_first(const Receiver& receiver) {
   const ReceiverStats stats = receiver.stats();
@@ -220,8 +215,7 @@ const AddCase stopped_sender{
       (void)side.get("go on");
       EXPECT_EQ(sender.send(bytes_of("after")), SendStatus::sent);
     },
-    Case::processes,
-    Case::Victim::sender};
+    Case::processes, Case::Victim::sender};
 
 const AddCase stopped_for_ever{
     "counts_a_stopped_sender_as_lost_only_after_stalled",
@@ -244,8 +238,7 @@ const AddCase stopped_for_ever{
       const SendStatus end = stream(sender, 0, never);
       EXPECT_TRUE(end == SendStatus::peer_lost || end == SendStatus::closed) << to_string(end);
     },
-    Case::processes,
-    Case::Victim::sender};
+    Case::processes, Case::Victim::sender};
 
 const AddCase stopped_receiver{
     "shows_a_stopped_receiver_as_stalled_and_forgives_it",
@@ -253,8 +246,9 @@ const AddCase stopped_receiver{
       Receiver receiver = side.bind("capacity=4KiB&liveness=100s");
       side.put("pid", std::to_string(::getpid()));
       std::uint64_t next = 0;
-      EXPECT_EQ(drain(receiver, [&](const Message& m) { EXPECT_TRUE(has_pattern(next++, m.data())); }),
-                RecvStatus::closed);
+      EXPECT_EQ(
+          drain(receiver, [&](const Message& m) { EXPECT_TRUE(has_pattern(next++, m.data())); }),
+          RecvStatus::closed);
       EXPECT_EQ(next, std::stoull(side.get("total")));
     },
     [](Side& side) {
@@ -276,8 +270,7 @@ const AddCase stopped_receiver{
       more.join();
       side.put("total", std::to_string(next));
     },
-    Case::processes,
-    Case::Victim::receiver};
+    Case::processes, Case::Victim::receiver};
 
 }  // namespace
 }  // namespace penstock::test

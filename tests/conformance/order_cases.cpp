@@ -22,7 +22,9 @@ class Follower {
     EXPECT_EQ(next_.size(), senders);
     for (const auto& [sender, next] : next_) EXPECT_EQ(next, each) << "of sender " << sender;
   }
-  [[nodiscard]] const std::map<std::uint64_t, std::set<SourceId>>& sources() const { return sources_; }
+  [[nodiscard]] const std::map<std::uint64_t, std::set<SourceId>>& sources() const {
+    return sources_;
+  }
 
  private:
   std::map<std::uint64_t, std::uint64_t> next_;
@@ -35,15 +37,15 @@ void send_numbers(Sender sender, std::uint64_t id, std::uint64_t count) {
   }
 }
 
-const AddCase one_sender{
-    "keeps_order_of_one_sender",
-    [](Side& side) {
-      Receiver receiver = side.bind("capacity=64KiB");
-      Follower follower;
-      EXPECT_EQ(drain(receiver, [&](const Message& m) { follower.take(m); }), RecvStatus::closed);
-      follower.expect(1, side.scaled(20'000));
-    },
-    [](Side& side) { send_numbers(side.connect(), 0, side.scaled(20'000)); }};
+const AddCase one_sender{"keeps_order_of_one_sender",
+                         [](Side& side) {
+                           Receiver receiver = side.bind("capacity=64KiB");
+                           Follower follower;
+                           EXPECT_EQ(drain(receiver, [&](const Message& m) { follower.take(m); }),
+                                     RecvStatus::closed);
+                           follower.expect(1, side.scaled(20'000));
+                         },
+                         [](Side& side) { send_numbers(side.connect(), 0, side.scaled(20'000)); }};
 
 const AddCase many_connections{
     "keeps_order_of_each_of_many_connections",
@@ -69,28 +71,27 @@ const AddCase many_connections{
       }
     }};
 
-const AddCase clones{
-    "keeps_order_of_each_clone",
-    [](Side& side) {
-      Receiver receiver = side.bind("capacity=8KiB");
-      Follower follower;
-      std::set<SourceId> sources;
-      EXPECT_EQ(drain(receiver,
-                      [&](const Message& m) {
-                        follower.take(m);
-                        sources.insert(m.source());
-                      }),
-                RecvStatus::closed);
-      follower.expect(4, side.scaled(5'000));
-      EXPECT_EQ(sources.size(), 1U) << "clones are one source";
-    },
-    [](Side& side) {
-      Sender first = side.connect();
-      std::vector<std::jthread> threads;
-      for (std::uint64_t i = 0; i < 4; ++i) {
-        threads.emplace_back(send_numbers, first.clone(), i, side.scaled(5'000));
-      }
-    }};
+const AddCase clones{"keeps_order_of_each_clone",
+                     [](Side& side) {
+                       Receiver receiver = side.bind("capacity=8KiB");
+                       Follower follower;
+                       std::set<SourceId> sources;
+                       EXPECT_EQ(drain(receiver,
+                                       [&](const Message& m) {
+                                         follower.take(m);
+                                         sources.insert(m.source());
+                                       }),
+                                 RecvStatus::closed);
+                       follower.expect(4, side.scaled(5'000));
+                       EXPECT_EQ(sources.size(), 1U) << "clones are one source";
+                     },
+                     [](Side& side) {
+                       Sender first = side.connect();
+                       std::vector<std::jthread> threads;
+                       for (std::uint64_t i = 0; i < 4; ++i) {
+                         threads.emplace_back(send_numbers, first.clone(), i, side.scaled(5'000));
+                       }
+                     }};
 
 const AddCase receiver_clones{
     "gives_each_message_to_exactly_one_receiver_clone",
@@ -127,25 +128,25 @@ const AddCase receiver_clones{
       send_numbers(std::move(two), 1, each);
     }};
 
-const AddCase later_source{
-    "never_uses_a_source_twice",
-    [](Side& side) {
-      Receiver receiver = side.bind("persistent=1&capacity=4KiB");
-      std::set<SourceId> sources;
-      for (std::uint64_t i = 0; i < 20; ++i) {
-        const Message message = receiver.recv();
-        ASSERT_TRUE(message);
-        EXPECT_EQ(Numbered::from(message).number, i);
-        EXPECT_TRUE(sources.insert(message.source()).second) << "source " << message.source();
-      }
-    },
-    [](Side& side) {
-      for (std::uint64_t i = 0; i < 20; ++i) {
-        Sender sender = side.connect();
-        ASSERT_EQ(sender.send(Numbered{0, i}.bytes()), SendStatus::sent);
-        EXPECT_EQ(sender.flush(), FlushStatus::consumed);
-      }
-    }};
+const AddCase later_source{"never_uses_a_source_twice",
+                           [](Side& side) {
+                             Receiver receiver = side.bind("persistent=1&capacity=4KiB");
+                             std::set<SourceId> sources;
+                             for (std::uint64_t i = 0; i < 20; ++i) {
+                               const Message message = receiver.recv();
+                               ASSERT_TRUE(message);
+                               EXPECT_EQ(Numbered::from(message).number, i);
+                               EXPECT_TRUE(sources.insert(message.source()).second)
+                                   << "source " << message.source();
+                             }
+                           },
+                           [](Side& side) {
+                             for (std::uint64_t i = 0; i < 20; ++i) {
+                               Sender sender = side.connect();
+                               ASSERT_EQ(sender.send(Numbered{0, i}.bytes()), SendStatus::sent);
+                               EXPECT_EQ(sender.flush(), FlushStatus::consumed);
+                             }
+                           }};
 
 }  // namespace
 }  // namespace penstock::test

@@ -107,69 +107,71 @@ const AddCase out_of_order{
       EXPECT_EQ(sender.flush(), FlushStatus::consumed);
     }};
 
-const AddCase view_limit{
-    "holds_as_many_views_as_promised",
-    [](Side& side) {
-      Receiver receiver = side.bind();
-      std::vector<Message> held;
-      for (std::size_t i = 0; i < kMaxViews; ++i) {
-        held.push_back(receiver.recv());
-        ASSERT_TRUE(held.back()) << i;
-      }
-      EXPECT_EQ(receiver.recv().status(), RecvStatus::view_limit);
-      EXPECT_EQ(receiver.try_recv().status(), RecvStatus::view_limit);
-      EXPECT_EQ(receiver.recv_for(milliseconds(1)).status(), RecvStatus::view_limit);
-      for (std::size_t i = 0; i < held.size(); ++i) {
-        EXPECT_EQ(Numbered::from(held[i]).number, i);
-        held[i].release();
-        EXPECT_TRUE(held[i].data().empty());
-        held[i] = receiver.recv();
-        ASSERT_TRUE(held[i]);
-      }
-      held.clear();
-      EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
-    },
-    [](Side& side) {
-      Sender sender = side.connect();
-      for (std::uint64_t i = 0; i < 2 * kMaxViews; ++i) {
-        ASSERT_EQ(sender.send(Numbered{0, i}.bytes()), SendStatus::sent);
-      }
-    }};
+const AddCase view_limit{"holds_as_many_views_as_promised",
+                         [](Side& side) {
+                           Receiver receiver = side.bind();
+                           std::vector<Message> held;
+                           for (std::size_t i = 0; i < kMaxViews; ++i) {
+                             held.push_back(receiver.recv());
+                             ASSERT_TRUE(held.back()) << i;
+                           }
+                           EXPECT_EQ(receiver.recv().status(), RecvStatus::view_limit);
+                           EXPECT_EQ(receiver.try_recv().status(), RecvStatus::view_limit);
+                           EXPECT_EQ(receiver.recv_for(milliseconds(1)).status(),
+                                     RecvStatus::view_limit);
+                           for (std::size_t i = 0; i < held.size(); ++i) {
+                             EXPECT_EQ(Numbered::from(held[i]).number, i);
+                             held[i].release();
+                             EXPECT_TRUE(held[i].data().empty());
+                             held[i] = receiver.recv();
+                             ASSERT_TRUE(held[i]);
+                           }
+                           held.clear();
+                           EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
+                         },
+                         [](Side& side) {
+                           Sender sender = side.connect();
+                           for (std::uint64_t i = 0; i < 2 * kMaxViews; ++i) {
+                             ASSERT_EQ(sender.send(Numbered{0, i}.bytes()), SendStatus::sent);
+                           }
+                         }};
 
-const AddCase outlive{
-    "messages_outlive_their_receiver",
-    [](Side& side) {
-      std::vector<Message> held;
-      {
-        Receiver receiver = side.bind();
-        for (std::uint64_t i = 0; i < 10; ++i) held.push_back(receiver.recv());
-      }
-      side.put("closed");
-      (void)side.get("gone");
-      for (std::uint64_t i = 0; i < 10; ++i) {
-        EXPECT_EQ(held[i].data().size(), 5000U);
-        EXPECT_TRUE(has_pattern(i, held[i].data()));
-      }
-      // In another thread, and not in order.
-      std::thread([messages = std::move(held)]() mutable { messages.erase(messages.begin() + 3); }).join();
-    },
-    [](Side& side) {
-      {
-        Sender sender = side.connect();
-        for (std::uint64_t i = 0; i < 10; ++i) {
-          ASSERT_EQ(sender.send(pattern(i, 5000)), SendStatus::sent);
-        }
-        (void)side.get("closed");
-      }
-      side.put("gone");
-    }};
+const AddCase outlive{"messages_outlive_their_receiver",
+                      [](Side& side) {
+                        std::vector<Message> held;
+                        {
+                          Receiver receiver = side.bind();
+                          for (std::uint64_t i = 0; i < 10; ++i) held.push_back(receiver.recv());
+                        }
+                        side.put("closed");
+                        (void)side.get("gone");
+                        for (std::uint64_t i = 0; i < 10; ++i) {
+                          EXPECT_EQ(held[i].data().size(), 5000U);
+                          EXPECT_TRUE(has_pattern(i, held[i].data()));
+                        }
+                        // In another thread, and not in order.
+                        std::thread([messages = std::move(held)]() mutable {
+                          messages.erase(messages.begin() + 3);
+                        }).join();
+                      },
+                      [](Side& side) {
+                        {
+                          Sender sender = side.connect();
+                          for (std::uint64_t i = 0; i < 10; ++i) {
+                            ASSERT_EQ(sender.send(pattern(i, 5000)), SendStatus::sent);
+                          }
+                          (void)side.get("closed");
+                        }
+                        side.put("gone");
+                      }};
 
 const AddCase outlive_sender{
     "messages_outlive_their_sender",
     [](Side& side) {
       Receiver receiver = side.bind();
       std::vector<Message> held;
-      EXPECT_EQ(drain(receiver, [&](Message m) { held.push_back(std::move(m)); }), RecvStatus::closed);
+      EXPECT_EQ(drain(receiver, [&](Message m) { held.push_back(std::move(m)); }),
+                RecvStatus::closed);
       (void)side.get("gone");
       ASSERT_EQ(held.size(), 10U);
       for (std::uint64_t i = 0; i < 10; ++i) EXPECT_TRUE(has_pattern(i, held[i].data()));
@@ -211,7 +213,8 @@ const AddCase other_thread{
           const std::lock_guard lock(mutex);
           queue.push_back(std::move(m));
         });
-        EXPECT_TRUE(status == RecvStatus::closed || status == RecvStatus::view_limit) << to_string(status);
+        EXPECT_TRUE(status == RecvStatus::closed || status == RecvStatus::view_limit)
+            << to_string(status);
         std::this_thread::yield();
       }
       {
@@ -238,7 +241,8 @@ const AddCase parked_clone{
         {
           std::vector<std::jthread> threads;
           for (Message& message : got) {
-            threads.emplace_back([&message, clone = first.clone()]() mutable { message = clone.recv(); });
+            threads.emplace_back(
+                [&message, clone = first.clone()]() mutable { message = clone.recv(); });
           }
           side.put("ready " + std::to_string(round));
         }
@@ -256,25 +260,25 @@ const AddCase parked_clone{
       (void)side.get("end");
     }};
 
-const AddCase parked_closed{
-    "wakes_every_parked_receiver_clone_at_the_end",
-    [](Side& side) {
-      Receiver first = side.bind("spin=0");
-      std::vector<std::jthread> threads;
-      for (int i = 0; i < 3; ++i) {
-        threads.emplace_back([clone = first.clone()]() mutable {
-          EXPECT_EQ(drain(clone, [](const Message&) {}), RecvStatus::closed);
-        });
-      }
-      (void)side.get("connected");
-      EXPECT_EQ(drain(first, [](const Message&) {}), RecvStatus::closed);
-    },
-    [](Side& side) {
-      Sender sender = side.connect();
-      EXPECT_EQ(sender.send(bytes_of("x")), SendStatus::sent);
-      EXPECT_EQ(sender.flush(), FlushStatus::consumed);
-      side.put("connected");
-    }};
+const AddCase parked_closed{"wakes_every_parked_receiver_clone_at_the_end",
+                            [](Side& side) {
+                              Receiver first = side.bind("spin=0");
+                              std::vector<std::jthread> threads;
+                              for (int i = 0; i < 3; ++i) {
+                                threads.emplace_back([clone = first.clone()]() mutable {
+                                  EXPECT_EQ(drain(clone, [](const Message&) {}),
+                                            RecvStatus::closed);
+                                });
+                              }
+                              (void)side.get("connected");
+                              EXPECT_EQ(drain(first, [](const Message&) {}), RecvStatus::closed);
+                            },
+                            [](Side& side) {
+                              Sender sender = side.connect();
+                              EXPECT_EQ(sender.send(bytes_of("x")), SendStatus::sent);
+                              EXPECT_EQ(sender.flush(), FlushStatus::consumed);
+                              side.put("connected");
+                            }};
 
 const AddCase several_uris{
     "one_receiver_binds_several_uris",

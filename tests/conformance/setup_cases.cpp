@@ -22,79 +22,84 @@ std::string free_uri(Side& side) {
   return receiver.uris().at(0);
 }
 
-const AddCase waits{
-    "connect_waits_for_a_receiver_that_comes_later",
-    [](Side& side) {
-      const std::string uri = free_uri(side);
-      side.put("uri", uri);
-      (void)side.get("connecting");
-      std::this_thread::sleep_for(milliseconds(50));
-      Receiver receiver = penstock::bind(side.with(uri, {}));
-      EXPECT_EQ(receiver.recv().text(), "x");
-      EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
-    },
-    [](Side& side) {
-      const std::string uri = side.get("uri");
-      side.put("connecting");
-      Sender sender = penstock::connect(side.with(uri, {}), side.patient());
-      EXPECT_EQ(sender.send(bytes_of("x")), SendStatus::sent);
-    }};
+const AddCase waits{"connect_waits_for_a_receiver_that_comes_later",
+                    [](Side& side) {
+                      const std::string uri = free_uri(side);
+                      side.put("uri", uri);
+                      (void)side.get("connecting");
+                      std::this_thread::sleep_for(milliseconds(50));
+                      Receiver receiver = penstock::bind(side.with(uri, {}));
+                      EXPECT_EQ(receiver.recv().text(), "x");
+                      EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
+                    },
+                    [](Side& side) {
+                      const std::string uri = side.get("uri");
+                      side.put("connecting");
+                      Sender sender = penstock::connect(side.with(uri, {}), side.patient());
+                      EXPECT_EQ(sender.send(bytes_of("x")), SendStatus::sent);
+                    }};
 
-const AddCase gives_up{
-    "connect_gives_up_at_its_deadline",
-    [](Side& side) { side.put("uri", free_uri(side)); },
-    [](Side& side) {
-      const std::string uri = side.with(side.get("uri"), "deadline=150ms");
-      const auto before = std::chrono::steady_clock::now();
-      expect_setup_error(Errc::unreachable, [&] { (void)penstock::connect(uri); }, uri);
-      EXPECT_GE(std::chrono::steady_clock::now() - before, milliseconds(140));
-    }};
+const AddCase gives_up{"connect_gives_up_at_its_deadline",
+                       [](Side& side) { side.put("uri", free_uri(side)); },
+                       [](Side& side) {
+                         const std::string uri = side.with(side.get("uri"), "deadline=150ms");
+                         const auto before = std::chrono::steady_clock::now();
+                         expect_setup_error(
+                             Errc::unreachable, [&] { (void)penstock::connect(uri); }, uri);
+                         EXPECT_GE(std::chrono::steady_clock::now() - before, milliseconds(140));
+                       }};
 
-const AddCase unknown_name{
-    "connect_is_told_when_there_is_no_such_channel",
-    [](Side& side) {
-      Receiver receiver = side.bind();
-      EXPECT_EQ(receiver.recv().text(), "x") << "the others go on";
-      EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
-      EXPECT_EQ(receiver.stats().refused > 0, !side.target().local());
-    },
-    [](Side& side) {
-      const std::string good = side.get("uri");
-      const std::string bad = side.with(good.substr(0, good.find('?')) + "-other", "deadline=200ms");
-      // Where a name is an address, nobody is there; where a port is shared, its owner says so.
-      const Errc expected = side.target().local() ? Errc::unreachable : Errc::no_such_channel;
-      expect_setup_error(expected, [&] { (void)penstock::connect(bad); }, bad);
-      Sender sender = side.connect();
-      EXPECT_EQ(sender.send(bytes_of("x")), SendStatus::sent);
-    }};
+const AddCase unknown_name{"connect_is_told_when_there_is_no_such_channel",
+                           [](Side& side) {
+                             Receiver receiver = side.bind();
+                             EXPECT_EQ(receiver.recv().text(), "x") << "the others go on";
+                             EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
+                             EXPECT_EQ(receiver.stats().refused > 0, !side.target().local());
+                           },
+                           [](Side& side) {
+                             const std::string good = side.get("uri");
+                             const std::string bad = side.with(
+                                 good.substr(0, good.find('?')) + "-other", "deadline=200ms");
+                             // Where a name is an address, nobody is there; where a port is shared,
+                             // its owner says so.
+                             const Errc expected =
+                                 side.target().local() ? Errc::unreachable : Errc::no_such_channel;
+                             expect_setup_error(
+                                 expected, [&] { (void)penstock::connect(bad); }, bad);
+                             Sender sender = side.connect();
+                             EXPECT_EQ(sender.send(bytes_of("x")), SendStatus::sent);
+                           }};
 
-const AddCase in_use{
-    "bind_says_that_the_address_is_in_use",
-    [](Side& side) {
-      Receiver receiver = side.bind();
-      const std::string uri = side.with(receiver.uris().at(0), {});
-      expect_setup_error(Errc::address_in_use, [&] { (void)penstock::bind(uri); }, uri);
-      expect_setup_error(Errc::address_in_use, [&] { receiver.bind(uri); }, uri);
-      side.put("tried");
-      EXPECT_EQ(receiver.recv().text(), "x");
-      receiver = Receiver();
-      // And is free again at once.
-      const Receiver next = penstock::bind(uri);
-      EXPECT_EQ(next.uris().size(), 1U);
-    },
-    [](Side& side) {
-      Sender sender = side.connect();
-      (void)side.get("tried");
-      EXPECT_EQ(sender.send(bytes_of("x")), SendStatus::sent);
-      wait_until([&] { return sender.state() == PeerState::closed; });
-    }};
+const AddCase in_use{"bind_says_that_the_address_is_in_use",
+                     [](Side& side) {
+                       Receiver receiver = side.bind();
+                       const std::string uri = side.with(receiver.uris().at(0), {});
+                       expect_setup_error(
+                           Errc::address_in_use, [&] { (void)penstock::bind(uri); }, uri);
+                       expect_setup_error(
+                           Errc::address_in_use, [&] { receiver.bind(uri); }, uri);
+                       side.put("tried");
+                       EXPECT_EQ(receiver.recv().text(), "x");
+                       receiver = Receiver();
+                       // And is free again at once.
+                       const Receiver next = penstock::bind(uri);
+                       EXPECT_EQ(next.uris().size(), 1U);
+                     },
+                     [](Side& side) {
+                       Sender sender = side.connect();
+                       (void)side.get("tried");
+                       EXPECT_EQ(sender.send(bytes_of("x")), SendStatus::sent);
+                       wait_until([&] { return sender.state() == PeerState::closed; });
+                     }};
 
 const AddCase bad_uris{
     "refuses_bad_uris_and_options",
     [](Side& side) {
       const auto refuses = [&](Errc code, const std::string& uri) {
-        expect_setup_error(code, [&] { (void)penstock::bind(uri); }, "bind " + uri);
-        expect_setup_error(code, [&] { (void)penstock::connect(uri); }, "connect " + uri);
+        expect_setup_error(
+            code, [&] { (void)penstock::bind(uri); }, "bind " + uri);
+        expect_setup_error(
+            code, [&] { (void)penstock::connect(uri); }, "connect " + uri);
       };
       const std::string& scheme = side.target().scheme;
       for (const std::string& uri :
@@ -106,22 +111,23 @@ const AddCase bad_uris{
       refuses(Errc::unknown_scheme, "pigeon:orders");
       for (const char* option :
            {"capacity=3000", "capacity=1KiB", "capacity=1TiB", "capacity=", "capacity=x",
-            "capacity=99999999999999999999", "capacity=8KiB&window=16KiB", "window=1", "spin=5parsecs",
-            "spin=", "persistent=maybe", "liveness=0", "capcity=4KiB"}) {
+            "capacity=99999999999999999999", "capacity=8KiB&window=16KiB", "window=1",
+            "spin=5parsecs", "spin=", "persistent=maybe", "liveness=0", "capcity=4KiB"}) {
         const std::string uri = side.fresh_uri(option);
-        expect_setup_error(Errc::bad_uri, [&] { (void)penstock::bind(uri); }, uri);
+        expect_setup_error(
+            Errc::bad_uri, [&] { (void)penstock::bind(uri); }, uri);
       }
       for (const char* option : {"deadline=x", "linger=1y", "liveness=1ns", "dedline=1s"}) {
         const std::string uri = side.fresh_uri(option);
-        expect_setup_error(Errc::bad_uri, [&] { (void)penstock::connect(uri); }, uri);
+        expect_setup_error(
+            Errc::bad_uri, [&] { (void)penstock::connect(uri); }, uri);
       }
     },
     [](Side&) {}};
 
 std::size_t descriptors() {
-  return static_cast<std::size_t>(
-      std::distance(std::filesystem::directory_iterator("/proc/self/fd"),
-                    std::filesystem::directory_iterator()));
+  return static_cast<std::size_t>(std::distance(
+      std::filesystem::directory_iterator("/proc/self/fd"), std::filesystem::directory_iterator()));
 }
 
 std::size_t resident_bytes() {
@@ -134,7 +140,8 @@ std::size_t resident_bytes() {
 
 // Verbs objects of the whole machine: "0: rxe0: qp 1 cq 2 …". Empty where that cannot be asked.
 std::string verbs_objects() {
-  std::FILE* pipe = ::popen("rdma resource show 2>/dev/null | sed 's/ ctx [0-9]*//; s/ srq [0-9]*//'", "r");
+  std::FILE* pipe =
+      ::popen("rdma resource show 2>/dev/null | sed 's/ ctx [0-9]*//; s/ srq [0-9]*//'", "r");
   if (pipe == nullptr) return {};
   std::string text;
   std::array<char, 256> buffer{};
@@ -219,26 +226,25 @@ const AddCase cycles{
       side.put("gone");
     }};
 
-const AddCase binds{
-    "binds_and_closes_many_times_without_growing",
-    [](Side& side) {
-      const auto cycle = [&](std::uint64_t count) {
-        for (std::uint64_t i = 0; i < count; ++i) {
-          Receiver receiver = penstock::bind(side.fresh_uri("capacity=64KiB"));
-          Sender sender = penstock::connect(side.with(receiver.uris().at(0), {}));
-          EXPECT_EQ(sender.send(bytes_of("x")), SendStatus::sent);
-          if (i % 2 == 0) {
-            EXPECT_EQ(receiver.recv().text(), "x");
-          }
-        }
-      };
-      cycle(10);
-      const Usage before;
-      const std::uint64_t rounds = side.scaled(200, 10);
-      cycle(rounds);
-      expect_no_growth(before, rounds);
-    },
-    [](Side&) {}};
+const AddCase binds{"binds_and_closes_many_times_without_growing",
+                    [](Side& side) {
+                      const auto cycle = [&](std::uint64_t count) {
+                        for (std::uint64_t i = 0; i < count; ++i) {
+                          Receiver receiver = penstock::bind(side.fresh_uri("capacity=64KiB"));
+                          Sender sender = penstock::connect(side.with(receiver.uris().at(0), {}));
+                          EXPECT_EQ(sender.send(bytes_of("x")), SendStatus::sent);
+                          if (i % 2 == 0) {
+                            EXPECT_EQ(receiver.recv().text(), "x");
+                          }
+                        }
+                      };
+                      cycle(10);
+                      const Usage before;
+                      const std::uint64_t rounds = side.scaled(200, 10);
+                      cycle(rounds);
+                      expect_no_growth(before, rounds);
+                    },
+                    [](Side&) {}};
 
 }  // namespace
 }  // namespace penstock::test

@@ -113,7 +113,8 @@ class StageThere final : public Stage {
     address_ = parse_address(address.substr(0, colon),
                              static_cast<std::uint16_t>(std::stoul(address.substr(colon + 1))));
     // The other host's test may not have started yet; the case's watchdog ends the wait.
-    while ((presence_ = try_connect()) < 0) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    while ((presence_ = try_connect()) < 0)
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
     say(presence_, Operation::here, {}, {});
   }
   StageThere(const StageThere&) = delete;
@@ -143,7 +144,8 @@ class StageThere final : public Stage {
     return -1;
   }
 
-  void say(int socket, Operation operation, const std::string& key, const std::string& value) const {
+  void say(int socket, Operation operation, const std::string& key,
+           const std::string& value) const {
     const Request request{operation, role_, static_cast<std::uint32_t>(scope_.size()),
                           static_cast<std::uint32_t>(key.size()),
                           static_cast<std::uint32_t>(value.size())};
@@ -160,8 +162,8 @@ class StageThere final : public Stage {
     bool whole = false;
     try {
       say(socket, operation, key, value);
-      whole = receive_all(socket, &answer, sizeof(answer)) &&
-              receive_text(socket, answer.length, text);
+      whole =
+          receive_all(socket, &answer, sizeof(answer)) && receive_text(socket, answer.length, text);
     } catch (...) {
       ::close(socket);
       throw;
@@ -204,8 +206,8 @@ std::string Board::get(const std::string& scope, const std::string& key, Role ro
   changed_.wait(lock, [&] { return values_.contains(here) || values_.contains(end); });
   const auto found = values_.find(here);
   if (found == values_.end()) {
-    throw OtherSideEnded(std::string("the ") + to_string(other(role)) + " side ended before it said '" +
-                         key + "'");
+    throw OtherSideEnded(std::string("the ") + to_string(other(role)) +
+                         " side ended before it said '" + key + "'");
   }
   return found->second;
 }
@@ -283,7 +285,8 @@ void BoardServer::serve(int connection) {
   std::string key;
   std::string value;
   if (!receive_all(connection, &request, sizeof(request)) ||
-      !receive_text(connection, request.scope, scope) || !receive_text(connection, request.key, key) ||
+      !receive_text(connection, request.scope, scope) ||
+      !receive_text(connection, request.key, key) ||
       !receive_text(connection, request.value, value)) {
     return;
   }
@@ -298,9 +301,7 @@ void BoardServer::serve(int connection) {
   switch (request.operation) {
     case Operation::put: board_.put(scope, key, value); break;
     case Operation::replace: board_.replace(scope, key, value); break;
-    default:
-      try {
-        text = board_.get(scope, key, request.role);
+    default: try { text = board_.get(scope, key, request.role);
       } catch (const OtherSideEnded& error) {
         answer.status = Status::ended;
         text = error.what();

@@ -1,5 +1,5 @@
-// How the two sides of a conformance case speak beside the channel: a small board of keys and values
-// that both can write and wait on, in memory or over TCP.
+// How the two sides of a conformance case speak beside the channel: a small board of keys and
+// values that both can write and wait on, in memory or over TCP.
 #pragma once
 
 #include <condition_variable>
@@ -32,7 +32,8 @@ class Board {
  public:
   void put(const std::string& scope, const std::string& key, std::string value);
   void replace(const std::string& scope, const std::string& key, std::string value);
-  /// Waits for the key. Throws OtherSideEnded when the other side of `role` ends before it is there.
+  /// Waits for the key. Throws OtherSideEnded when the other side of `role` ends before it is
+  /// there.
   [[nodiscard]] std::string get(const std::string& scope, const std::string& key, Role role);
   /// The value now, or nothing.
   [[nodiscard]] std::string peek(const std::string& scope, const std::string& key);
@@ -64,7 +65,8 @@ class Stage {
 [[nodiscard]] std::unique_ptr<Stage> stage_here(Board& board, std::string scope, Role role);
 /// A board behind a BoardServer at `address` ("host:port"). While the stage lives the server knows
 /// that the side is there; when the process dies it counts as ended. Waits for the server to be up.
-[[nodiscard]] std::unique_ptr<Stage> stage_at(const std::string& address, std::string scope, Role role);
+[[nodiscard]] std::unique_ptr<Stage> stage_at(const std::string& address, std::string scope,
+                                              Role role);
 
 /// Lets other processes use a board.
 class BoardServer {

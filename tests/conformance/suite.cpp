@@ -1,8 +1,9 @@
 // penstock_conformance: runs the cases on the transports and topologies asked for.
 //
-// In one process the roles are two threads. Between processes the program starts itself again as the
-// other side. Between hosts it is started on both, with PENSTOCK_HOST=0 (receivers) and 1 (senders),
-// PENSTOCK_ADDR and PENSTOCK_PEER_ADDR. A side that a case kills always runs in a process of its own.
+// In one process the roles are two threads. Between processes the program starts itself again as
+// the other side. Between hosts it is started on both, with PENSTOCK_HOST=0 (receivers) and 1
+// (senders), PENSTOCK_ADDR and PENSTOCK_PEER_ADDR. A side that a case kills always runs in a
+// process of its own.
 
 #include "tests/conformance/suite.hpp"
 
@@ -110,8 +111,8 @@ class Watchdog {
   Watchdog() : thread_([this](const std::stop_token& stop) { run(stop); }) {}
 
   static void start(const std::string& scope) {
-    const auto limit = std::chrono::duration<double>((plan().child() ? 70 : 60) *
-                                                     factor("PENSTOCK_TEST_TIMEOUT"));
+    const auto limit =
+        std::chrono::duration<double>((plan().child() ? 70 : 60) * factor("PENSTOCK_TEST_TIMEOUT"));
     const std::lock_guard lock(running().mutex);
     running().scope = scope;
     running().deadline = std::chrono::steady_clock::now() +
@@ -145,19 +146,16 @@ class Watchdog {
 class ChildSide {
  public:
   ChildSide(Role role, const std::string& scope, const std::string& stage) {
-    const std::array<std::string, 8> words{"penstock_conformance",
-                                           "--role",
-                                           to_string(role),
-                                           "--case",
-                                           scope,
-                                           "--stage",
-                                           stage,
-                                           "--gtest_brief=1"};
+    const std::array<std::string, 8> words{
+        "penstock_conformance", "--role", to_string(role), "--case", scope, "--stage", stage,
+        "--gtest_brief=1"};
     std::vector<char*> arguments;
     for (const std::string& word : words) arguments.push_back(const_cast<char*>(word.c_str()));
     arguments.push_back(nullptr);
-    const int error = ::posix_spawn(&pid_, "/proc/self/exe", nullptr, nullptr, arguments.data(), environ);
-    if (error != 0) throw std::system_error(error, std::generic_category(), "starting the other side");
+    const int error =
+        ::posix_spawn(&pid_, "/proc/self/exe", nullptr, nullptr, arguments.data(), environ);
+    if (error != 0)
+      throw std::system_error(error, std::generic_category(), "starting the other side");
     const std::lock_guard lock(running().mutex);
     running().child = pid_;
   }
@@ -213,7 +211,8 @@ FailureText*& failure_text() {
 
 void run_role(const Case& the_case, Role role, const Target& target, Stage& stage,
               const std::string& scope) {
-  const testing::ScopedTrace trace(__FILE__, __LINE__, std::string("on the ") + to_string(role) + " side");
+  const testing::ScopedTrace trace(__FILE__, __LINE__,
+                                   std::string("on the ") + to_string(role) + " side");
   try {
     Side side(role, target, stage, scope);
     (role == Role::receiver ? the_case.receiver : the_case.sender)(side);
@@ -342,8 +341,9 @@ class Unavailable final : public testing::Test {
 };
 
 void add_unavailable(const std::string& transport, const std::string& why) {
-  testing::RegisterTest(("Conformance." + transport).c_str(), "is_available", nullptr, nullptr, __FILE__,
-                        __LINE__, [why]() -> testing::Test* { return new Unavailable(why); });
+  testing::RegisterTest(("Conformance." + transport).c_str(), "is_available", nullptr, nullptr,
+                        __FILE__, __LINE__,
+                        [why]() -> testing::Test* { return new Unavailable(why); });
 }
 
 std::vector<Topology> topologies_of(const std::string& transport) {
@@ -359,10 +359,9 @@ void add_target(const Target& target) {
     if ((one.where & (1U << static_cast<unsigned>(target.topology))) == 0) continue;
     const std::string scope = suite + "." + one.name;
     if (plan().child() && scope != plan().only) continue;
-    testing::RegisterTest(suite.c_str(), one.name, nullptr, nullptr, __FILE__, __LINE__,
-                          [one, target, scope]() -> testing::Test* {
-                            return new CaseTest(one, target, scope);
-                          });
+    testing::RegisterTest(
+        suite.c_str(), one.name, nullptr, nullptr, __FILE__, __LINE__,
+        [one, target, scope]() -> testing::Test* { return new CaseTest(one, target, scope); });
   }
 }
 
@@ -432,7 +431,8 @@ Side::Side(Role role, const Target& target, Stage& stage, std::string scope)
 
 std::string Side::fresh_uri(std::string_view query) {
   static std::atomic<int> count{0};
-  const std::string name = "conformance-" + std::to_string(::getpid()) + "-" + std::to_string(++count);
+  const std::string name =
+      "conformance-" + std::to_string(::getpid()) + "-" + std::to_string(++count);
   const std::string place = target_.local() ? target_.scheme + ":" + name
                                             : target_.scheme + "://" + target_.host + ":0/" + name;
   return with(place, query);
@@ -442,7 +442,8 @@ std::string Side::with(std::string_view uri, std::string_view query) const {
   std::string result(uri.substr(0, uri.find('?')));
   char separator = '?';
   const bool own = uri.starts_with(target_.scheme + ":");
-  for (const std::string_view part : {own ? std::string_view(target_.options) : std::string_view(), query}) {
+  for (const std::string_view part :
+       {own ? std::string_view(target_.options) : std::string_view(), query}) {
     if (part.empty()) continue;
     result += separator;
     result += part;
@@ -491,7 +492,8 @@ void Side::note(const std::string& what) {
 }
 
 std::uint64_t Side::scaled(std::uint64_t times, std::uint64_t least) const {
-  const auto result = static_cast<std::uint64_t>(static_cast<double>(times) * factor("PENSTOCK_TEST_SCALE"));
+  const auto result =
+      static_cast<std::uint64_t>(static_cast<double>(times) * factor("PENSTOCK_TEST_SCALE"));
   return std::max(result, least);
 }
 
@@ -580,7 +582,8 @@ int run_all(int argc, char** argv) {
   const bool hosts = !the.child() && std::find(the.topologies.begin(), the.topologies.end(),
                                                "hosts") != the.topologies.end();
   if (hosts && the.peer_address.empty()) {
-    std::fprintf(stderr, "--topology hosts needs PENSTOCK_HOST, PENSTOCK_ADDR and PENSTOCK_PEER_ADDR\n");
+    std::fprintf(stderr,
+                 "--topology hosts needs PENSTOCK_HOST, PENSTOCK_ADDR and PENSTOCK_PEER_ADDR\n");
     return 2;
   }
   std::optional<BoardServer> server;

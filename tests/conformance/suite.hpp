@@ -1,6 +1,6 @@
 // The conformance suite's frame: a case is a pair of roles that know of each other only through the
-// channel and a small stage, so one case runs unchanged on two threads, in two processes, and on two
-// hosts. *_cases.cpp hold the contract; docs/contract.md says it in words.
+// channel and a small stage, so one case runs unchanged on two threads, in two processes, and on
+// two hosts. *_cases.cpp hold the contract; docs/contract.md says it in words.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -36,7 +36,7 @@ enum class Topology : std::uint8_t { threads, processes, hosts };
 
 /// A transport as a case sees it.
 struct Target {
-  std::string label;    ///< "rdma", "torn_unordered_seed2"
+  std::string label;  ///< "rdma", "torn_unordered_seed2"
   std::string scheme;
   std::string options;  ///< for every URI: "seed=2&ordered=0"
   std::string host;     ///< numeric address to bind at; empty for transports without one
@@ -87,7 +87,14 @@ class Side {
 using RoleBody = void (*)(Side&);
 
 struct Case {
-  enum Where : std::uint8_t { threads = 1, processes = 2, hosts = 4, apart = 6, one_host = 3, anywhere = 7 };
+  enum Where : std::uint8_t {
+    threads = 1,
+    processes = 2,
+    hosts = 4,
+    apart = 6,
+    one_host = 3,
+    anywhere = 7
+  };
   const char* name;
   Where where;
   /// This side is run in a process of its own, which the case may kill.

@@ -23,7 +23,8 @@ void dither(std::mt19937& random) {
     case 1: std::this_thread::yield(); break;
     case 2: std::this_thread::sleep_for(std::chrono::microseconds(random() % 200)); break;
     default: {
-      const auto end = std::chrono::steady_clock::now() + std::chrono::nanoseconds(random() % 100'000);
+      const auto end =
+          std::chrono::steady_clock::now() + std::chrono::nanoseconds(random() % 100'000);
       while (std::chrono::steady_clock::now() < end) {
       }
     }
@@ -68,90 +69,94 @@ void ponger(Side& side) {
   side.meet("end");
 }
 
-const AddCase sleeping_ping_pong{"plays_ping_pong_with_both_sides_asleep", pinger<false>, ponger<false>};
-const AddCase sleep_race{"loses_no_wake_up_to_a_receiver_that_falls_asleep", pinger<true>, ponger<true>};
+const AddCase sleeping_ping_pong{"plays_ping_pong_with_both_sides_asleep", pinger<false>,
+                                 ponger<false>};
+const AddCase sleep_race{"loses_no_wake_up_to_a_receiver_that_falls_asleep", pinger<true>,
+                         ponger<true>};
 
-const AddCase credit_race{
-    "loses_no_wake_up_to_a_sender_that_waits_for_room",
-    [](Side& side) {
-      Receiver receiver = side.bind("capacity=4KiB&spin=0");
-      std::mt19937 random(3);
-      std::uint64_t next = 0;
-      EXPECT_EQ(drain(receiver,
-                      [&](const Message& m) {
-                        EXPECT_TRUE(has_pattern(next, m.data()));
-                        if (next++ % 64 == 0) side.note("got message " + std::to_string(next));
-                        dither(random);
-                      }),
-                RecvStatus::closed);
-      EXPECT_EQ(next, side.scaled(3'000));
-    },
-    [](Side& side) {
-      Sender sender = side.connect("spin=0");
-      std::mt19937 random(4);
-      const std::uint64_t count = side.scaled(3'000);
-      for (std::uint64_t i = 0; i < count; ++i) {
-        // Mostly large ones, so that the sender is the one who waits.
-        const std::size_t size = random() % 8 == 0 ? random() % 100 : 1000 + random() % 1000;
-        ASSERT_EQ(sender.send(pattern(i, size)), SendStatus::sent);
-        if (random() % 16 == 0) dither(random);
-        if (i % 64 == 0) side.note("sent message " + std::to_string(i));
-      }
-    }};
+const AddCase credit_race{"loses_no_wake_up_to_a_sender_that_waits_for_room",
+                          [](Side& side) {
+                            Receiver receiver = side.bind("capacity=4KiB&spin=0");
+                            std::mt19937 random(3);
+                            std::uint64_t next = 0;
+                            EXPECT_EQ(drain(receiver,
+                                            [&](const Message& m) {
+                                              EXPECT_TRUE(has_pattern(next, m.data()));
+                                              if (next++ % 64 == 0)
+                                                side.note("got message " + std::to_string(next));
+                                              dither(random);
+                                            }),
+                                      RecvStatus::closed);
+                            EXPECT_EQ(next, side.scaled(3'000));
+                          },
+                          [](Side& side) {
+                            Sender sender = side.connect("spin=0");
+                            std::mt19937 random(4);
+                            const std::uint64_t count = side.scaled(3'000);
+                            for (std::uint64_t i = 0; i < count; ++i) {
+                              // Mostly large ones, so that the sender is the one who waits.
+                              const std::size_t size =
+                                  random() % 8 == 0 ? random() % 100 : 1000 + random() % 1000;
+                              ASSERT_EQ(sender.send(pattern(i, size)), SendStatus::sent);
+                              if (random() % 16 == 0) dither(random);
+                              if (i % 64 == 0) side.note("sent message " + std::to_string(i));
+                            }
+                          }};
 
-const AddCase flush_race{
-    "loses_no_wake_up_to_a_sender_that_flushes",
-    [](Side& side) {
-      Receiver receiver = side.bind("spin=0");
-      std::mt19937 random(5);
-      EXPECT_EQ(drain(receiver, [&](const Message&) { dither(random); }), RecvStatus::closed);
-    },
-    [](Side& side) {
-      Sender sender = side.connect("spin=0");
-      std::mt19937 random(6);
-      const std::uint64_t count = side.scaled(1'000);
-      for (std::uint64_t i = 0; i < count; ++i) {
-        for (auto n = random() % 3; n > 0; --n) {
-          ASSERT_EQ(sender.send(Numbered{0, i}.bytes()), SendStatus::sent);
-        }
-        dither(random);
-        ASSERT_EQ(sender.flush(), FlushStatus::consumed);
-        if (i % 64 == 0) side.note("flushed " + std::to_string(i));
-      }
-    }};
+const AddCase flush_race{"loses_no_wake_up_to_a_sender_that_flushes",
+                         [](Side& side) {
+                           Receiver receiver = side.bind("spin=0");
+                           std::mt19937 random(5);
+                           EXPECT_EQ(drain(receiver, [&](const Message&) { dither(random); }),
+                                     RecvStatus::closed);
+                         },
+                         [](Side& side) {
+                           Sender sender = side.connect("spin=0");
+                           std::mt19937 random(6);
+                           const std::uint64_t count = side.scaled(1'000);
+                           for (std::uint64_t i = 0; i < count; ++i) {
+                             for (auto n = random() % 3; n > 0; --n) {
+                               ASSERT_EQ(sender.send(Numbered{0, i}.bytes()), SendStatus::sent);
+                             }
+                             dither(random);
+                             ASSERT_EQ(sender.flush(), FlushStatus::consumed);
+                             if (i % 64 == 0) side.note("flushed " + std::to_string(i));
+                           }
+                         }};
 
-const AddCase long_sleep{
-    "wakes_after_a_long_sleep_and_costs_no_cpu_meanwhile",
-    [](Side& side) {
-      Receiver receiver = side.bind();
-      EXPECT_EQ(receiver.recv().text(), "one");
-      side.put("going to sleep");
-      const double before = cpu_seconds();
-      const auto start = std::chrono::steady_clock::now();
-      Message message = receiver.recv();
-      const std::chrono::duration<double> slept = std::chrono::steady_clock::now() - start;
-      EXPECT_EQ(message.text(), "two");
-      // What spins burns one second a second.
-      EXPECT_LT(cpu_seconds() - before, slept.count() / 2);
-      EXPECT_GE(receiver.stats().parks, 1U);
-      message.release();
-      EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
-    },
-    [](Side& side) {
-      Sender sender = side.connect();
-      EXPECT_EQ(sender.send(bytes_of("one")), SendStatus::sent);
-      (void)side.get("going to sleep");
-      std::this_thread::sleep_for(milliseconds(1'500));
-      EXPECT_EQ(sender.send(bytes_of("two")), SendStatus::sent);
-    }};
+const AddCase long_sleep{"wakes_after_a_long_sleep_and_costs_no_cpu_meanwhile",
+                         [](Side& side) {
+                           Receiver receiver = side.bind();
+                           EXPECT_EQ(receiver.recv().text(), "one");
+                           side.put("going to sleep");
+                           const double before = cpu_seconds();
+                           const auto start = std::chrono::steady_clock::now();
+                           Message message = receiver.recv();
+                           const std::chrono::duration<double> slept =
+                               std::chrono::steady_clock::now() - start;
+                           EXPECT_EQ(message.text(), "two");
+                           // What spins burns one second a second.
+                           EXPECT_LT(cpu_seconds() - before, slept.count() / 2);
+                           EXPECT_GE(receiver.stats().parks, 1U);
+                           message.release();
+                           EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
+                         },
+                         [](Side& side) {
+                           Sender sender = side.connect();
+                           EXPECT_EQ(sender.send(bytes_of("one")), SendStatus::sent);
+                           (void)side.get("going to sleep");
+                           std::this_thread::sleep_for(milliseconds(1'500));
+                           EXPECT_EQ(sender.send(bytes_of("two")), SendStatus::sent);
+                         }};
 
 const AddCase nobody_calls{
     "needs_no_calls_for_progress",
     [](Side& side) {
       Receiver receiver = side.bind("capacity=8KiB&spin=0");
       std::uint64_t next = 0;
-      EXPECT_EQ(drain(receiver, [&](const Message& m) { EXPECT_TRUE(has_pattern(next++, m.data())); }),
-                RecvStatus::closed);
+      EXPECT_EQ(
+          drain(receiver, [&](const Message& m) { EXPECT_TRUE(has_pattern(next++, m.data())); }),
+          RecvStatus::closed);
       EXPECT_EQ(next, side.scaled(50, 5) * 5);
     },
     [](Side& side) {

@@ -150,12 +150,9 @@ TEST_P(Quiesce, returns_at_once_within_the_call) {
 INSTANTIATE_TEST_SUITE_P(Engine, Quiesce, testing::Values(By::descriptor, By::timer, By::attention),
                          [](const auto& param) {
                            switch (param.param) {
-                             case By::descriptor:
-                               return "descriptor";
-                             case By::timer:
-                               return "timer";
-                             case By::attention:
-                               return "attention";
+                             case By::descriptor: return "descriptor";
+                             case By::timer: return "timer";
+                             case By::attention: return "attention";
                            }
                            return "";
                          });

@@ -77,7 +77,8 @@ TEST(Handshake, every_cut_and_every_flipped_byte_decodes_or_throws_a_setup_error
   std::mt19937 random(1);
   for (int round = 0; round < 20'000; ++round) {
     auto bad = good;
-    for (int flips = 0; flips < 3; ++flips) bad[random() % bad.size()] = static_cast<std::byte>(random());
+    for (int flips = 0; flips < 3; ++flips)
+      bad[random() % bad.size()] = static_cast<std::byte>(random());
     try {
       (void)decode_hello(bad);
       (void)decode_welcome(bad);

@@ -32,9 +32,12 @@ namespace {
 
 using Tick = std::uint64_t;
 
-constexpr LinkLimits kLimits{
-    .max_writes = 4, .max_write = 64 * 1024, .packet = 1024, .receives = 16, .ordered_writes = true};
-constexpr std::size_t kQueue = 64;  // items in flight on one link
+constexpr LinkLimits kLimits{.max_writes = 4,
+                             .max_write = 64 * 1024,
+                             .packet = 1024,
+                             .receives = 16,
+                             .ordered_writes = true};
+constexpr std::size_t kQueue = 64;   // items in flight on one link
 constexpr std::size_t kStep = 4096;  // bytes that land at most while the mutex is held
 
 [[noreturn]] void broken(const std::string& what) {
@@ -44,7 +47,7 @@ constexpr std::size_t kStep = 4096;  // bytes that land at most while the mutex 
 
 // A device's stores are invisible to the sanitizers and to the memory model; so are these.
 [[gnu::noinline, gnu::no_sanitize_thread]] void land(std::byte* to, const std::byte* from,
-                                                        std::size_t length) {
+                                                     std::size_t length) {
   volatile std::byte* target = to;
   const volatile std::byte* source = from;
   for (std::size_t i = 0; i < length; ++i) target[i] = source[i];
@@ -85,8 +88,8 @@ std::vector<Piece> cut(std::uint32_t length, Dice& dice) {
   std::uint32_t at = 0;
   while (at < length) {
     const bool edge = at == 0 || length - at <= 16 || dice.one_in(8);
-    const auto run = static_cast<std::uint32_t>(
-        fine && edge ? 16 + dice.below(17) : 1 + dice.below(longest));
+    const auto run =
+        static_cast<std::uint32_t>(fine && edge ? 16 + dice.below(17) : 1 + dice.below(longest));
     const std::uint32_t end = std::min(length, at + run);
     if (fine && edge) {
       cut_bytes(pieces, at, end);
@@ -275,7 +278,8 @@ class TornLink final : public Link {
     TornLink* peer = engine_->find(peer_);
     for (const RemoteWrite& write : writes) check(write, peer);
     if (immediate && peer != nullptr && ++peer->on_their_way_ > kLimits.receives) {
-      if (!options_.overrun_fails) broken("more immediates on their way than the peer's limits allow");
+      if (!options_.overrun_fails)
+        broken("more immediates on their way than the peer's limits allow");
       fail_later("its peer has no receive for its immediate");
       return PostStatus::failed;
     }
@@ -448,7 +452,8 @@ class TornLink final : public Link {
       // Any write that is not done, or the front.
       std::vector<std::size_t> choice;
       for (std::size_t i = 0; i < queue_.size(); ++i) {
-        if (i == 0 || (queue_[i].kind == Item::Kind::write && !queue_[i].done())) choice.push_back(i);
+        if (i == 0 || (queue_[i].kind == Item::Kind::write && !queue_[i].done()))
+          choice.push_back(i);
       }
       at = choice[dice_.below(choice.size())];
     }

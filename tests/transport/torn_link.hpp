@@ -4,16 +4,16 @@
 // - The bytes of a write land in any order and in any pieces, inside eight-byte words too, with
 //   pauses between. The source is read at that moment, as a device does.
 // - Writes of one link land one after another or, with `ordered=0`, mixed with one another; then
-//   only an immediate proves that the writes before it have landed. The two directions of a link are
-//   never ordered against each other.
+//   only an immediate proves that the writes before it have landed. The two directions of a link
+//   are never ordered against each other.
 // - Completions, immediates and wake-ups come late; wake-ups only when they were armed for exactly
 //   that kind of event before it came, and sometimes for nothing.
 // - A peer that posts more immediates than the limits allow, a write outside of a region, a cookie
 //   that does not rise, or two calls at a time end the process with a message.
 //
-// URI options: seed=N; ordered=0|1 (default 1); pace=fast|slow (default fast); fail_after=N (posts of
-// this end after which the link fails; default never); overrun=abort|fail (what happens to an end that
-// posts more immediates than the limits allow; default abort).
+// URI options: seed=N; ordered=0|1 (default 1); pace=fast|slow (default fast); fail_after=N (posts
+// of this end after which the link fails; default never); overrun=abort|fail (what happens to an
+// end that posts more immediates than the limits allow; default abort).
 #pragma once
 
 #include <cstddef>
@@ -42,7 +42,7 @@ class TornLinkProvider final : public LinkProvider {
   /// An end that is open now.
   struct End {
     std::uint64_t id = 0;
-    std::uint64_t peer = 0;            ///< 0 until it is connected
+    std::uint64_t peer = 0;              ///< 0 until it is connected
     std::vector<std::size_t> regions{};  ///< lengths of the regions that its peer may write
   };
   [[nodiscard]] std::vector<End> ends() const;

@@ -78,7 +78,8 @@ TEST_P(TornLinkTest, an_immediate_proves_what_came_before_it) {
   for (std::uint32_t i = 1; i <= 200; ++i) {
     std::memset(pair.left_memory.data(), static_cast<int>(i), 4096);
     const RemoteWrite first{.source = pair.left_memory.data(), .length = 4096};
-    const RemoteWrite second{.source = pair.left_memory.data(), .length = 64, .offset = 5000, .copied = true};
+    const RemoteWrite second{
+        .source = pair.left_memory.data(), .length = 64, .offset = 5000, .copied = true};
     ASSERT_EQ(pair.left->post(std::array{first, second}, i, i), PostStatus::posted);
     EXPECT_EQ(Pair::wait_for(*pair.right, LinkEvent::Kind::immediate), i);
     EXPECT_EQ(std::memcmp(pair.right_memory.data(), pair.left_memory.data(), 4096), 0);
@@ -93,8 +94,9 @@ TEST_P(TornLinkTest, words_are_seen_torn) {
   for (std::uint64_t cookie = 1; torn == 0; ++cookie) {
     const std::uint64_t before = look(pair.right_memory.data());
     const std::uint64_t after = ~before;
-    const RemoteWrite write{
-        .source = reinterpret_cast<const std::byte*>(&after), .length = sizeof(after), .copied = true};
+    const RemoteWrite write{.source = reinterpret_cast<const std::byte*>(&after),
+                            .length = sizeof(after),
+                            .copied = true};
     ASSERT_EQ(pair.left->post(std::span(&write, 1), std::nullopt, cookie), PostStatus::posted);
     std::array<LinkEvent, 1> event{};
     while (pair.left->poll(event) == 0) {
@@ -138,7 +140,8 @@ TEST_P(TornLinkTest, fails_when_asked_to) {
   (void)Pair::wait_for(*pair.right, LinkEvent::Kind::failed);
 }
 
-INSTANTIATE_TEST_SUITE_P(Orders, TornLinkTest, testing::Values("seed=1&ordered=1", "seed=2&ordered=0"),
+INSTANTIATE_TEST_SUITE_P(Orders, TornLinkTest,
+                         testing::Values("seed=1&ordered=1", "seed=2&ordered=0"),
                          [](const auto& name) {
                            return std::string(name.param).back() == '1' ? "ordered" : "unordered";
                          });
@@ -154,7 +157,8 @@ TEST(TornLinkDeathTest, ends_the_process_when_the_contract_of_link_is_broken) {
                }),
                "more immediates");
   EXPECT_DEATH(with_pair([](Pair& pair) {
-                 const RemoteWrite write{.source = pair.left_memory.data(), .length = 10, .offset = 64 * 1024 - 5};
+                 const RemoteWrite write{
+                     .source = pair.left_memory.data(), .length = 10, .offset = 64 * 1024 - 5};
                  (void)pair.left->post(std::span(&write, 1), std::nullopt, 1);
                }),
                "outside of what the peer exposes");

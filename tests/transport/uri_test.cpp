@@ -33,8 +33,8 @@ TEST(Uri, a_remote_channel_has_host_port_and_name) {
 TEST(Uri, what_is_malformed_is_refused_with_a_reason) {
   for (const char* text :
        {"", "orders", ":orders", "SHM:orders", "sh m:x", "rdma://host:70000/x", "rdma://host:/x",
-        "rdma://host:7x/x", "rdma://[::1/x", "rdma://::1:7000/x", "rdma://h%st^:1/x", "shm:a?b", "shm:a?=b",
-        "shm:a?b=1&b=2", "shm:a b", "shm:a#b", "shm:a\nb", "shm:\xff"}) {
+        "rdma://host:7x/x", "rdma://[::1/x", "rdma://::1:7000/x", "rdma://h%st^:1/x", "shm:a?b",
+        "shm:a?=b", "shm:a?b=1&b=2", "shm:a b", "shm:a#b", "shm:a\nb", "shm:\xff"}) {
     try {
       (void)Uri::parse(text);
       ADD_FAILURE() << "'" << text << "' was taken";

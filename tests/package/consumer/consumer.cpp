@@ -1,8 +1,9 @@
-// What a program does with an installed penstock. Prints what the script beside this folder looks at.
+// What a program does with an installed penstock. Prints what the script beside this folder looks
+// at.
 //   consumer NAME    NAME: the shm channel's
-#include <penstock/channel/channel.hpp>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <penstock/channel/channel.hpp>
 
 #include <cstddef>
 #include <fstream>
