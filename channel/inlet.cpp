@@ -133,7 +133,13 @@ Inspection Inlet::inspect_hot(Record& out) noexcept {
 }
 
 Inspection Inlet::next_record(Record& out) noexcept {
-  if (!link_) return ring_.inspect(next_, reported_ + window_, out);
+  if (!link_) {
+    if (ahead_.begin == next_ && ahead_.end != next_) {
+      out = ahead_;
+      return Inspection::record;
+    }
+    return ring_.inspect(next_, reported_ + window_, out);
+  }
   if (next_ < tail_ || refresh_tail()) return inspect_landed(out);
   return mode_ == PublishMode::hot ? inspect_hot(out) : Inspection::absent;
 }
@@ -199,16 +205,6 @@ Look Inlet::take(Message& out) noexcept {
   }
 }
 
-Look Inlet::look(Message& out, bool& held) noexcept {
-  if (!token_.try_enter()) {
-    held = true;
-    return Look::nothing;
-  }
-  const Look seen = take(out);
-  token_.leave();
-  return seen;
-}
-
 void Inlet::release(std::uint64_t view) noexcept {
   if (!birth_.here()) return;
   std::shared_ptr<Inlet> last;
@@ -221,6 +217,7 @@ void Inlet::release(std::uint64_t view) noexcept {
       view_awaited_ = false;
       notify();
     }
+    if (!retired_ && !shut_) return;
     if (first_view_ != next_view_) return;
     last = std::move(self_);
     end = retired_ && !shut_;
@@ -245,9 +242,8 @@ void Inlet::advance_head() noexcept {
 
 // Nothing is left to receive, so perhaps nobody will call soon: a local sender that flushes would
 // wait in vain for the credit that is owed.
-bool Inlet::drained() const noexcept {
-  Record record;
-  return ring_.inspect(next_, reported_ + window_, record) == Inspection::absent;
+bool Inlet::drained() noexcept {
+  return ring_.inspect(next_, reported_ + window_, ahead_) == Inspection::absent;
 }
 
 void Inlet::report(bool always) noexcept {

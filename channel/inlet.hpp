@@ -54,7 +54,15 @@ class Inlet final : public ConnectionObserver,
   void start(PublishMode mode);
 
   /// Takes the next message. `held`: somebody else has the token; look again.
-  [[nodiscard]] Look look(Message& out, bool& held) noexcept;
+  [[nodiscard]] Look look(Message& out, bool& held) noexcept {
+    if (!token_.try_enter()) {
+      held = true;
+      return Look::nothing;
+    }
+    const Look seen = take(out);
+    token_.leave();
+    return seen;
+  }
   /// Gives back a message's room. Thread-safe.
   void release(std::uint64_t view) noexcept;
 
@@ -101,7 +109,7 @@ class Inlet final : public ConnectionObserver,
   void skip_to(Cursor end) noexcept;
   void advance_head() noexcept;
   void tend() noexcept;
-  [[nodiscard]] bool drained() const noexcept;
+  [[nodiscard]] bool drained() noexcept;
   void report(bool always) noexcept;
   void report_remote(std::optional<std::uint32_t> immediate) noexcept;
   void take_events() noexcept;
@@ -131,6 +139,7 @@ class Inlet final : public ConnectionObserver,
   Cursor head_ = 0;               // everything before it was released
   Cursor reported_ = 0;           // ... and the sender was told
   Cursor tail_ = 0;               // remote: everything before it has landed
+  Record ahead_;                  // local: the one at next_, where its begin says so
   std::uint64_t first_view_ = 0;  // oldest held
   std::uint64_t next_view_ = 0;
   std::uint64_t held_views_ = 0;

@@ -98,7 +98,6 @@ void Mailbox::notify() noexcept {
 }
 
 void Mailbox::refresh(Drain& drain) noexcept {
-  if (drain.version == version_.load(std::memory_order_acquire)) return;  // SYNC inlets
   const std::lock_guard lock(mutex_);
   drain.inlets = inlets_;
   drain.version = version_.load(std::memory_order_relaxed);  // relaxed: under the mutex
@@ -114,8 +113,22 @@ void Mailbox::drop(const std::shared_ptr<Inlet>& inlet) noexcept {
   notify();  // other clones may be asleep, and this may have been the last sender
 }
 
+Mailbox::Turn Mailbox::report_loss(const std::shared_ptr<Inlet>& lost, Message& out) noexcept {
+  bool mine = false;
+  {
+    const std::lock_guard lock(mutex_);
+    mine = std::ranges::find(inlets_, lost) != inlets_.end();
+  }
+  if (!mine) return Turn::again;  // another clone reports it
+  out.status_ = RecvStatus::peer_lost;
+  out.source_ = lost->id();
+  out.loss_ = std::make_unique<Loss>(lost->loss());
+  drop(lost);
+  return Turn::taken;
+}
+
 Mailbox::Turn Mailbox::look_around(Drain& drain, Message& out) noexcept {
-  refresh(drain);
+  if (drain.version != version_.load(std::memory_order_acquire)) refresh(drain);  // SYNC inlets
   bool held = false;
   bool limit = false;
   const auto count = drain.inlets.size();
@@ -130,20 +143,7 @@ Mailbox::Turn Mailbox::look_around(Drain& drain, Message& out) noexcept {
         }
         return Turn::taken;
       case Look::closed: drop(std::shared_ptr(inlet)); return Turn::again;
-      case Look::lost: {
-        const auto lost = inlet;
-        bool mine = false;
-        {
-          const std::lock_guard lock(mutex_);
-          mine = std::ranges::find(inlets_, lost) != inlets_.end();
-        }
-        if (!mine) return Turn::again;  // another clone reports it
-        out.status_ = RecvStatus::peer_lost;
-        out.source_ = lost->id();
-        out.loss_ = std::make_unique<Loss>(lost->loss());
-        drop(lost);
-        return Turn::taken;
-      }
+      case Look::lost: return report_loss(std::shared_ptr(inlet), out);
       case Look::view_limit: limit = true; break;
       case Look::view_gap:
         // Another clone is slow with an old message: wait for it. Alone, this thread would wait for
@@ -175,25 +175,28 @@ Message Mailbox::receive(Drain& drain, Duration timeout) noexcept {
     out.status_ = RecvStatus::forked;
     return out;
   }
-  if (look_around(drain, out) == Turn::taken) return out;
+  if (const auto turn = look_around(drain, out); turn != Turn::taken)
+    await(drain, timeout, turn, out);
+  return out;
+}
+
+void Mailbox::await(Drain& drain, Duration timeout, Turn turn, Message& out) noexcept {
   const bool once = timeout <= timeout.zero();
-  const auto deadline = deadline_after(timeout);
-  for (;;) {
+  const auto deadline = once ? TimePoint{} : deadline_after(timeout);
+  for (;; turn = look_around(drain, out)) {
     Spinner spinner(Duration(spin_ns_.load(std::memory_order_relaxed)), deadline);
-    bool again = false;
-    do {
-      const auto turn = look_around(drain, out);
-      if (turn == Turn::taken) return out;
-      again = turn == Turn::again;
-      if (!again && (drain.inlets.empty() || closed_.load(std::memory_order_relaxed)) &&
-          all_closed()) {
+    for (;; turn = look_around(drain, out)) {
+      if (turn == Turn::taken) return;
+      if (turn == Turn::again) continue;
+      if ((drain.inlets.empty() || closed_.load(std::memory_order_relaxed)) && all_closed()) {
         out.status_ = RecvStatus::closed;
-        return out;
+        return;
       }
-    } while (again || (!once && spinner.again()));
+      if (once || !spinner.again()) break;
+    }
     if (once || Clock::now() >= deadline) {
       out.status_ = once ? RecvStatus::empty : RecvStatus::timed_out;
-      return out;
+      return;
     }
     park(drain, deadline);
   }

@@ -55,6 +55,8 @@ class Mailbox final : public InletSink, public std::enable_shared_from_this<Mail
   enum class Turn : std::uint8_t { nothing, taken, again };
 
   void refresh(Drain& drain) noexcept;
+  void await(Drain& drain, Duration timeout, Turn turn, Message& out) noexcept;
+  [[nodiscard]] Turn report_loss(const std::shared_ptr<Inlet>& lost, Message& out) noexcept;
   [[nodiscard]] Turn look_around(Drain& drain, Message& out) noexcept;
   void drop(const std::shared_ptr<Inlet>& inlet) noexcept;
   [[nodiscard]] bool all_closed() const noexcept;
