@@ -155,7 +155,7 @@ SendStatus Outlet::claim(std::size_t size, Duration timeout, Tally& tally, Claim
 void Outlet::publish(const Claim& claim, std::uint8_t flags) noexcept {
   ring_.commit(claim, flags);
   if (publisher_) {
-    publisher_->kick();
+    publisher_->kick(claim.begin + record_size(claim.length));
   } else {
     wake_receiver();
   }

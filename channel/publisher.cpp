@@ -22,6 +22,7 @@ constexpr std::uint64_t kPublishPart = 4;
 constexpr std::uint32_t kStreak = 4;
 constexpr std::uint64_t kMaxHold = 16;
 constexpr std::uint64_t kManyRecords = 8;
+constexpr std::uint64_t kManyLargeRecords = 4;
 /// Writes handed over in one post.
 constexpr std::size_t kMaxWrites = 16;
 /// A hot record, header included, is at most this long: the receiver hashes it on every look.
@@ -62,9 +63,10 @@ void Publisher::stop() noexcept {
   if (birth_.here()) Engine::get().unwatch(link_->event_fd());
 }
 
-void Publisher::kick() noexcept {
-  // SYNC leftover (producer). relaxed: a hint, the engine comes in any case
+void Publisher::kick(Cursor end) noexcept {
+  // SYNC leftover (producer). relaxed: hints, the engine comes in any case
   if (left_over_.load(std::memory_order_seq_cst) &&
+      end < worth_at_.load(std::memory_order_relaxed) &&
       cycles() < due_at_.load(std::memory_order_relaxed))
     return;
   token_.run([this] { advance(); });
@@ -89,17 +91,21 @@ void Publisher::on_ready(std::uint32_t /*events*/) noexcept {
 
 Attention Publisher::on_attention() noexcept {
   if (!unattended_.load(std::memory_order_seq_cst)) return Attention::none;  // SYNC attention
-  token_.run([this] { advance(); });
+  // relaxed: hints, as for a producer, which posts while its stream goes on
+  if (left_over_.load(std::memory_order_relaxed) &&
+      cycles() < due_at_.load(std::memory_order_relaxed))
+    return Attention::soon;
+  token_.try_run([this] { advance(); });
   return left_over_.load(std::memory_order_relaxed) ? Attention::soon : Attention::later;
 }
 
 // A device takes a post in no time and works on it by itself: while it does, records gather. Some
 // (soft-RoCE in one machine) do all of their work within the call, so that the link looks idle
 // again after every single record and a stream would go out one by one. Where posts follow each
-// other with hardly any time between, records are therefore held back for a few times what a post
-// takes; the engine posts what a stream leaves at its end. A record that comes alone is posted at
-// once.
-void Publisher::pace(std::uint64_t started, std::uint64_t records) noexcept {
+// other with hardly any time between, records are therefore held back until a publish is worth it,
+// or for a few times what a post takes; the engine posts what a stream leaves at its end. A record
+// that comes alone is posted at once.
+void Publisher::pace(std::uint64_t started, std::uint64_t records, std::uint64_t bytes) noexcept {
   const auto now = cycles();
   streak_ = started - last_post_end_ < post_cost_ / 4 ? streak_ + 1 : 0;
   post_cost_ = now - started;
@@ -108,12 +114,15 @@ void Publisher::pace(std::uint64_t started, std::uint64_t records) noexcept {
     if (records <= 1) {
       hold_ = 0;
       streak_ = 0;
+    } else if (bytes >= kWorthPosting) {
+      hold_ = post_cost_;  // as long as the next would wait for this one on any device
     } else if (records < kManyRecords || posted_ == frontier_) {
       hold_ = std::min(hold_ * 2, post_cost_ * kMaxHold);
     }
   } else if (streak_ >= kStreak) {
     hold_ = post_cost_ * 2;
   }
+  held_until_ = now + hold_;
 }
 
 void Publisher::advance() noexcept {
@@ -125,6 +134,7 @@ void Publisher::advance() noexcept {
     take_credit();
     walk();
     const auto started = cycles();
+    const auto before = posted_;
     std::uint64_t records = 0;
     while (!failed_once_ && may_post()) {
       const auto waiting = waiting_records_;
@@ -133,7 +143,7 @@ void Publisher::advance() noexcept {
       walk();
     }
     if (records != 0) {
-      pace(started, records);
+      pace(started, records, posted_ - before);
     } else if (posted_ == frontier_) {
       hold_ = 0;  // a stream has ended
     }
@@ -161,6 +171,7 @@ void Publisher::advance() noexcept {
     if (left || hold_ != 0) {
       // relaxed: read after left_over_, and a hint only
       due_at_.store(cycles() + std::max(hold_, post_cost_), std::memory_order_relaxed);
+      worth_at_.store(posted_ + max_publish(), std::memory_order_relaxed);
       left_over_.store(true, std::memory_order_seq_cst);
     }
     break;
@@ -228,9 +239,13 @@ void Publisher::take_credit() noexcept {
     grant(control_, credit_.consumed, limit);
 }
 
+std::uint64_t Publisher::max_publish() const noexcept {
+  return std::min(kMaxPublish, ring_.capacity() / kPublishPart);
+}
+
 void Publisher::walk() noexcept {
   Record record;
-  const auto most = std::min(kMaxPublish, ring_.capacity() / kPublishPart);
+  const auto most = max_publish();
   while (frontier_ - posted_ < most &&
          ring_.inspect(frontier_, posted_ + ring_.capacity(), record) == Inspection::record) {
     frontier_ = record.end;
@@ -240,9 +255,15 @@ void Publisher::walk() noexcept {
   }
 }
 
+bool Publisher::worth_posting(std::uint64_t waiting) const noexcept {
+  return waiting >= max_publish() ||
+         (waiting >= kWorthPosting && waiting_records_ >= kManyLargeRecords);
+}
+
 bool Publisher::may_post() const noexcept {
   const auto waiting = frontier_ - posted_;
   if (waiting == 0 || !told_how()) return false;
+  if (hold_ != 0 && !worth_posting(waiting) && cycles() < held_until_) return false;
   const auto flying = in_flight_tail_ - in_flight_head_;
   if (static_cast<PublishMode>(credit_.mode & 0xFFU) == PublishMode::immediate) {
     // Every publish takes one of the receiver's receives until it is consumed; half are kept for it

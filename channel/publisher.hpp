@@ -37,8 +37,9 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   /// No call is running or will be when it returns.
   void stop() noexcept;
 
-  /// A record was committed. Posts it, or sees to it that somebody will. Thread-safe.
-  void kick() noexcept;
+  /// A record was committed that ends at `end`. Posts it, or sees to it that somebody will.
+  /// Thread-safe.
+  void kick(Cursor end) noexcept;
   /// For a thread that waits: takes completions and credit, posts what can be. Thread-safe.
   void progress() noexcept;
   /// Asks the receiver for credit as soon as it has some. Thread-safe.
@@ -80,7 +81,9 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   void prove(const Record& record) const noexcept;
   void fail(const std::string& why) noexcept;
   void publish_counters() noexcept;
-  void pace(std::uint64_t started, std::uint64_t records) noexcept;
+  void pace(std::uint64_t started, std::uint64_t records, std::uint64_t bytes) noexcept;
+  [[nodiscard]] std::uint64_t max_publish() const noexcept;
+  [[nodiscard]] bool worth_posting(std::uint64_t waiting) const noexcept;
 
   const Birth birth_;
   std::unique_ptr<Link> link_;
@@ -115,6 +118,7 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   std::uint64_t last_post_end_ = 0;
   std::uint64_t post_cost_ = 0;
   std::uint64_t hold_ = 0;
+  std::uint64_t held_until_ = 0;  // unless a publish is worth it before
   std::uint32_t streak_ = 0;
 
   std::atomic<Cursor> completed_{0};  // SYNC completed: stored with the token, read by anyone
@@ -123,6 +127,8 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   // commits, then reads it. Sequentially consistent: either the holder sees the record or the
   // producer sees the flag down.
   alignas(kLine) std::atomic<bool> left_over_{false};
+  // Until a record ends there, or it is due, producers leave the posting to others. Relaxed: hints.
+  std::atomic<Cursor> worth_at_{0};
   std::atomic<std::uint64_t> due_at_{0};  // cycles: when a producer looks itself; relaxed: a hint
   // SYNC attention: stored before Engine::attention(), read by on_attention()
   std::atomic<bool> unattended_{false};
