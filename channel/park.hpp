@@ -47,8 +47,9 @@ class Spinner {
   /// False: the time for spinning, or all of it, is over.
   [[nodiscard]] bool again() noexcept {
     if (spin_ <= spin_.zero()) return false;
-    cpu_relax();
-    if (++rounds_ % kRoundsPerLook != 0) return true;
+    // A look takes as long as several of these, and a message that comes meanwhile waits.
+    if (++rounds_ % kRoundsPerRelax == 0) cpu_relax();
+    if (rounds_ % kRoundsPerLook != 0) return true;
     const auto now = cycles();
     if (seen_ == 0) seen_ = now;
     if (now - seen_ < kYieldCycles && end_ != TimePoint{}) return true;
@@ -65,6 +66,7 @@ class Spinner {
   }
 
  private:
+  static constexpr std::uint32_t kRoundsPerRelax = 4;
   static constexpr std::uint32_t kRoundsPerLook = 16;
   static constexpr std::uint64_t kYieldCycles = 50'000;  // some 20 us
   const std::chrono::nanoseconds spin_;
