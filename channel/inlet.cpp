@@ -16,6 +16,8 @@ constexpr std::uint64_t kEagerPart = 16;
 /// The longest hot record that is looked at; a sender's own bound is not larger.
 constexpr std::uint64_t kMaxHot = 2048;
 constexpr int kLooksBeforeYield = 100;
+/// Credit lines on their way, before their completions are looked for.
+constexpr std::uint64_t kManyCredits = 32;
 /// A line of a few bytes lands at once, but its machine may be paused in between.
 constexpr auto kTornDeadline = std::chrono::seconds(10);
 
@@ -276,6 +278,8 @@ void Inlet::report_remote(std::optional<std::uint32_t> immediate) noexcept {
     report_due_ = true;
     return;
   }
+  // A receiver that is never out of work looks at rings only: its completions are taken here.
+  if (cookie_ - landed_cookie_ >= kManyCredits) poll_link();
   CreditLine line{};
   line.consumed = head_;
   line.limit = head_ + window_;
@@ -310,7 +314,7 @@ void Inlet::report_remote(std::optional<std::uint32_t> immediate) noexcept {
   }
 }
 
-void Inlet::take_events() noexcept {
+void Inlet::poll_link() noexcept {
   std::array<LinkEvent, 16> events;
   for (;;) {
     const auto count = link_->poll(events);
@@ -337,8 +341,12 @@ void Inlet::take_events() noexcept {
         }
       }
     }
-    if (count < events.size()) break;
+    if (count < events.size()) return;
   }
+}
+
+void Inlet::take_events() noexcept {
+  poll_link();
   if (report_due_ && !shut_ && (ordered_ || landed_cookie_ == cookie_)) {
     report_due_ = false;
     report(true);
@@ -396,7 +404,10 @@ bool Inlet::has_news() noexcept {
   with_token([&] {
     if (shut_) return;
     Record record;
-    news = finished_ || gone_.load(std::memory_order_acquire) ||  // SYNC gone
+    // Another clone has moved on since the sender was last told where to wake: it must be told
+    // anew.
+    const bool stale = link_ && mode_ != PublishMode::immediate && armed_at_ != (next_ | 1U);
+    news = stale || finished_ || gone_.load(std::memory_order_acquire) ||  // SYNC gone
            (!link_ && control_.sender_gone.load(std::memory_order_seq_cst) != 0) ||
            (next_view_ - first_view_ != kMaxViews &&
             (next_record(record) != Inspection::absent || torn_));

@@ -113,6 +113,7 @@ class Inlet final : public ConnectionObserver,
   void report(bool always) noexcept;
   void report_remote(std::optional<std::uint32_t> immediate) noexcept;
   void take_events() noexcept;
+  void poll_link() noexcept;
   void lose(const std::string& why) noexcept;
   template <class Work>
   void with_token(Work&& work) noexcept;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <thread>
 
 #include "penstock/channel/park.hpp"
 #include "penstock/channel/settings.hpp"
@@ -19,8 +20,8 @@ std::atomic<SourceId> g_next_source{1};  // relaxed: only uniqueness matters
 constexpr std::uint32_t kBurst = 32;
 /// A receiver with more senders than this looks at tails rather than into every ring.
 constexpr std::size_t kMostHotInlets = 8;
-/// Before a receiver that falls asleep gives its CPU away until its senders know.
-constexpr int kLooksForArming = 1000;
+/// Before a receiver that waits for others gives its CPU away.
+constexpr int kLooksBeforeYield = 1000;
 /// How long a clone that has work itself looks on another's behalf.
 constexpr auto kPassOn = std::chrono::milliseconds(1);
 
@@ -103,27 +104,23 @@ void Mailbox::refresh(Drain& drain) noexcept {
   drain.version = version_.load(std::memory_order_relaxed);  // relaxed: under the mutex
 }
 
-void Mailbox::drop(const std::shared_ptr<Inlet>& inlet) noexcept {
+bool Mailbox::drop(const std::shared_ptr<Inlet>& inlet) noexcept {
   {
     const std::lock_guard lock(mutex_);
-    if (std::erase(inlets_, inlet) == 0) return;       // another clone did
-    version_.fetch_add(1, std::memory_order_release);  // SYNC inlets
+    if (std::erase(inlets_, inlet) == 0) return false;  // another clone did
+    version_.fetch_add(1, std::memory_order_release);   // SYNC inlets
   }
   inlet->retire();
   notify();  // other clones may be asleep, and this may have been the last sender
+  return true;
 }
 
 Mailbox::Turn Mailbox::report_loss(const std::shared_ptr<Inlet>& lost, Message& out) noexcept {
-  bool mine = false;
-  {
-    const std::lock_guard lock(mutex_);
-    mine = std::ranges::find(inlets_, lost) != inlets_.end();
-  }
-  if (!mine) return Turn::again;  // another clone reports it
+  auto loss = std::make_unique<Loss>(lost->loss());
+  if (!drop(lost)) return Turn::again;  // another clone reports it
   out.status_ = RecvStatus::peer_lost;
   out.source_ = lost->id();
-  out.loss_ = std::make_unique<Loss>(lost->loss());
-  drop(lost);
+  out.loss_ = std::move(loss);
   return Turn::taken;
 }
 
@@ -142,7 +139,7 @@ Mailbox::Turn Mailbox::look_around(Drain& drain, Message& out) noexcept {
           ++drain.turn;
         }
         return Turn::taken;
-      case Look::closed: drop(std::shared_ptr(inlet)); return Turn::again;
+      case Look::closed: (void)drop(std::shared_ptr(inlet)); return Turn::again;
       case Look::lost: return report_loss(std::shared_ptr(inlet), out);
       case Look::view_limit: limit = true; break;
       case Look::view_gap:
@@ -183,11 +180,20 @@ Message Mailbox::receive(Drain& drain, Duration timeout) noexcept {
 void Mailbox::await(Drain& drain, Duration timeout, Turn turn, Message& out) noexcept {
   const bool once = timeout <= timeout.zero();
   const auto deadline = once ? TimePoint{} : deadline_after(timeout);
+  int waits = 0;
   for (;; turn = look_around(drain, out)) {
     Spinner spinner(Duration(spin_ns_.load(std::memory_order_relaxed)), deadline);
     for (;; turn = look_around(drain, out)) {
       if (turn == Turn::taken) return;
-      if (turn == Turn::again) continue;
+      if (turn == Turn::again) {
+        // Another thread holds a token, for as long as a look takes; longer where it lost its CPU.
+        if (++waits % kLooksBeforeYield == 0) {
+          std::this_thread::yield();
+          if (!once && Clock::now() >= deadline) break;
+        }
+        cpu_relax();
+        continue;
+      }
       if ((drain.inlets.empty() || closed_.load(std::memory_order_relaxed)) && all_closed()) {
         out.status_ = RecvStatus::closed;
         return;
@@ -218,7 +224,7 @@ bool Mailbox::fall_asleep(const Drain& drain, TimePoint deadline) noexcept {
   };
   for (int looks = 0; !all_armed(); ++looks) {
     if (has_news(drain) || Clock::now() >= deadline) return false;
-    if (looks < kLooksForArming) {
+    if (looks < kLooksBeforeYield) {
       cpu_relax();
       continue;
     }

@@ -58,7 +58,7 @@ class Mailbox final : public InletSink, public std::enable_shared_from_this<Mail
   void await(Drain& drain, Duration timeout, Turn turn, Message& out) noexcept;
   [[nodiscard]] Turn report_loss(const std::shared_ptr<Inlet>& lost, Message& out) noexcept;
   [[nodiscard]] Turn look_around(Drain& drain, Message& out) noexcept;
-  void drop(const std::shared_ptr<Inlet>& inlet) noexcept;
+  [[nodiscard]] bool drop(const std::shared_ptr<Inlet>& inlet) noexcept;
   [[nodiscard]] bool all_closed() const noexcept;
   void park(Drain& drain, TimePoint deadline) noexcept;
   [[nodiscard]] bool has_news(const Drain& drain) const noexcept;

@@ -173,12 +173,13 @@ void Outlet::wake_receiver() noexcept {
 
 void Outlet::commit(const Claim& claim, Tally& tally) noexcept {
   if (!here()) return;  // a child must not touch its parent's ring or device
+  publish(claim, 0);
   // relaxed: this clone's thread is the only writer
-  tally.messages.store(tally.messages.load(std::memory_order_relaxed) + 1,
-                       std::memory_order_relaxed);
   tally.bytes.store(tally.bytes.load(std::memory_order_relaxed) + claim.length,
                     std::memory_order_relaxed);
-  publish(claim, 0);
+  // SYNC tally: a message that stats() counts is in the ring
+  tally.messages.store(tally.messages.load(std::memory_order_relaxed) + 1,
+                       std::memory_order_release);
 }
 
 void Outlet::abandon(const Claim& claim) noexcept {
@@ -288,7 +289,7 @@ SenderStats Outlet::stats() const {
     const auto sum = [&](std::atomic<std::uint64_t> Tally::*field) {
       auto total = (retired_.*field).load(std::memory_order_relaxed);
       for (const auto& tally : tallies_)
-        total += (tally.get()->*field).load(std::memory_order_relaxed);
+        total += (tally.get()->*field).load(std::memory_order_acquire);  // SYNC tally
       return total;
     };
     stats.progress.accepted = sum(&Tally::messages);

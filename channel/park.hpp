@@ -37,6 +37,19 @@ inline void cpu_relax() noexcept {
 #endif
 }
 
+/// What cycles() counts in about a millisecond (on x86, whose rate is not told: in one to two).
+[[nodiscard]] inline std::uint64_t cycles_per_ms() noexcept {
+#if defined(__x86_64__) || defined(__i386__)
+  return 4'000'000;
+#elif defined(__aarch64__)
+  std::uint64_t hertz;
+  asm("mrs %0, cntfrq_el0" : "=r"(hertz));
+  return hertz / 1000;
+#else
+  return 1'000'000;
+#endif
+}
+
 /// Spins for a given time, and now and then gives the CPU away, so that on a busy machine the other
 /// side, or the kernel's part of a device, gets to run.
 class Spinner {
@@ -52,8 +65,8 @@ class Spinner {
     if (rounds_ % kRoundsPerLook != 0) return true;
     const auto now = cycles();
     if (seen_ == 0) seen_ = now;
-    if (now - seen_ < kYieldCycles && end_ != TimePoint{}) return true;
-    if (now - seen_ >= kYieldCycles) {
+    if (now - seen_ < yield_cycles_ && end_ != TimePoint{}) return true;
+    if (now - seen_ >= yield_cycles_) {
       std::this_thread::yield();
       seen_ = cycles();
     }
@@ -68,7 +81,7 @@ class Spinner {
  private:
   static constexpr std::uint32_t kRoundsPerRelax = 4;
   static constexpr std::uint32_t kRoundsPerLook = 16;
-  static constexpr std::uint64_t kYieldCycles = 50'000;  // some 20 us
+  const std::uint64_t yield_cycles_ = cycles_per_ms() / 80;
   const std::chrono::nanoseconds spin_;
   const TimePoint deadline_;
   TimePoint end_{};

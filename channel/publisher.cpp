@@ -31,10 +31,10 @@ constexpr std::uint64_t kMaxHot = 2048;
 }  // namespace
 
 Publisher::Publisher(LinkEnd end, const RingMemory& memory, std::uint64_t window)
-    : link_(std::move(end.link)),
+    : owner_(memory.owner),
+      link_(std::move(end.link)),
       credit_line_(*reinterpret_cast<const CreditLine*>(end.region)),
       ring_(memory),
-      owner_(memory.owner),
       control_(*memory.control),
       prover_(memory.key),
       limits_(link_->limits()) {
@@ -122,7 +122,15 @@ void Publisher::pace(std::uint64_t started, std::uint64_t records, std::uint64_t
   } else if (streak_ >= kStreak) {
     hold_ = post_cost_ * 2;
   }
-  held_until_ = now + hold_;
+  // What takes longer was a pause of this process.
+  hold_ = std::min(hold_, cycles_per_ms());
+}
+
+bool Publisher::held_back() const noexcept {
+  // A difference: a clock that is set back holds nothing for long. relaxed: who waits asks, in
+  // order
+  return cycles() - last_post_end_ < hold_ &&
+         control_.senders_waiting.load(std::memory_order_relaxed) == 0;
 }
 
 void Publisher::advance() noexcept {
@@ -148,7 +156,7 @@ void Publisher::advance() noexcept {
       hold_ = 0;  // a stream has ended
     }
     signal_sleeper();
-    if (posted_ < frontier_ && in_flight_head_ == in_flight_tail_) {
+    if (posted_ < frontier_ && in_flight_head_ == in_flight_tail_ && !held_back()) {
       // Held back by the peer's receives, which only its consuming frees.
       wants_credit_.store(true, std::memory_order_relaxed);
     } else if (credit_.consumed == frontier_) {
@@ -170,7 +178,8 @@ void Publisher::advance() noexcept {
     }
     if (left || hold_ != 0) {
       // relaxed: read after left_over_, and a hint only
-      due_at_.store(cycles() + std::max(hold_, post_cost_), std::memory_order_relaxed);
+      due_at_.store(cycles() + std::min(std::max(hold_, post_cost_), cycles_per_ms()),
+                    std::memory_order_relaxed);
       worth_at_.store(posted_ + max_publish(), std::memory_order_relaxed);
       left_over_.store(true, std::memory_order_seq_cst);
     }
@@ -263,7 +272,7 @@ bool Publisher::worth_posting(std::uint64_t waiting) const noexcept {
 bool Publisher::may_post() const noexcept {
   const auto waiting = frontier_ - posted_;
   if (waiting == 0 || !told_how()) return false;
-  if (hold_ != 0 && !worth_posting(waiting) && cycles() < held_until_) return false;
+  if (hold_ != 0 && !worth_posting(waiting) && held_back()) return false;
   const auto flying = in_flight_tail_ - in_flight_head_;
   if (static_cast<PublishMode>(credit_.mode & 0xFFU) == PublishMode::immediate) {
     // Every publish takes one of the receiver's receives until it is consumed; half are kept for it

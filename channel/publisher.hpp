@@ -83,13 +83,14 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   void publish_counters() noexcept;
   void pace(std::uint64_t started, std::uint64_t records, std::uint64_t bytes) noexcept;
   [[nodiscard]] std::uint64_t max_publish() const noexcept;
+  [[nodiscard]] bool held_back() const noexcept;
   [[nodiscard]] bool worth_posting(std::uint64_t waiting) const noexcept;
 
   const Birth birth_;
+  const std::shared_ptr<void> owner_;  // of the memory that the link writes: outlives it
   std::unique_ptr<Link> link_;
   const CreditLine& credit_line_;
   const RingView ring_;
-  const std::shared_ptr<void> owner_;
   RingControl& control_;
   const Prover prover_;
   const LinkLimits limits_;
@@ -118,7 +119,6 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   std::uint64_t last_post_end_ = 0;
   std::uint64_t post_cost_ = 0;
   std::uint64_t hold_ = 0;
-  std::uint64_t held_until_ = 0;  // unless a publish is worth it before
   std::uint32_t streak_ = 0;
 
   std::atomic<Cursor> completed_{0};  // SYNC completed: stored with the token, read by anyone
