@@ -87,10 +87,18 @@ class Table : public PerfReport {
 /// Both sides in this process, on two threads.
 void run_within_process(const PerfClientOptions& client, PerfReport& report) {
   const PerfListenerOptions listener{.uri = client.uri, .runs = 1, .scope = CpuScope::thread};
-  std::packaged_task<int()> listening([&listener] { return run_perf_listener(listener); });
+  std::packaged_task<int()> listening([listener] { return run_perf_listener(listener); });
   auto outcome = listening.get_future();
-  const std::jthread thread(std::move(listening));
-  run_perf_client(client, report);
+  // Detached should the client fail: the listener waits for one that never comes, and the process
+  // ends.
+  std::thread thread(std::move(listening));
+  try {
+    run_perf_client(client, report);
+  } catch (...) {
+    thread.detach();
+    throw;
+  }
+  thread.join();
   if (outcome.get() != kSuccess) throw CommandError("the listening thread failed");
 }
 

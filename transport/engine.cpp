@@ -89,9 +89,11 @@ Engine::Engine(bool own_thread)
     std::thread thread([this] { run(); });
     ::pthread_setname_np(thread.native_handle(), "penstock");
     thread.detach();
-  } catch (...) {
+  } catch (const std::system_error& e) {
     ::pthread_sigmask(SIG_SETMASK, &old, nullptr);
-    throw;
+    throw SetupError(Errc::resource_limit,
+                     std::string("engine: its thread cannot be started (") + e.what() +
+                         "): raise the limit of processes and threads (ulimit -u, pids cgroup)");
   }
   ::pthread_sigmask(SIG_SETMASK, &old, nullptr);
 }

@@ -35,6 +35,7 @@ constexpr auto kPatience = std::chrono::seconds(1);
 constexpr int kAcceptsPerCall = 64;  // so that a flood holds up nobody else
 constexpr auto kAcceptPause = std::chrono::milliseconds(20);  // when descriptors ran out
 constexpr std::size_t kMaxDescriptors = 4;                    // taken in one handshake
+constexpr auto kAnswer = std::chrono::seconds(1);             // for one address to answer
 constexpr auto kRetry = std::chrono::milliseconds(20);
 
 /// A socket address of either family.
@@ -669,6 +670,18 @@ Fd bind_and_listen(const Endpoint& endpoint, const Uri& uri) {
   throw_errno(uri.text() + ": cannot listen", error);
 }
 
+/// TCP lets a socket connect to itself where the port that it was given is the one asked for.
+bool is_its_own_peer(int socket) {
+  Address local;
+  Address peer;
+  local.length = peer.length = sizeof(sockaddr_storage);
+  if (::getsockname(socket, local.get(), &local.length) != 0 ||
+      ::getpeername(socket, peer.get(), &peer.length) != 0)
+    return false;  // what follows will tell
+  return local.storage.ss_family != AF_UNIX && local.length == peer.length &&
+         std::memcmp(&local.storage, &peer.storage, local.length) == 0;
+}
+
 /// A connected socket, or nothing when nobody listens there yet.
 Fd try_connect(const Endpoint& endpoint, TimePoint deadline, std::string& why) {
   for (const auto& address : resolve(endpoint, false)) {
@@ -677,12 +690,17 @@ Fd try_connect(const Endpoint& endpoint, TimePoint deadline, std::string& why) {
     int error = ::connect(socket.get(), address.get(), address.length) == 0 ? 0 : errno;
     if (error == EINPROGRESS) {
       pollfd wait{socket.get(), POLLOUT, 0};
-      if (::poll(&wait, 1, poll_timeout(deadline)) <= 0) {
+      // Not the whole deadline: another address, or a later attempt, may be answered.
+      if (::poll(&wait, 1, poll_timeout(std::min(deadline, Clock::now() + kAnswer))) <= 0) {
         why = "no answer";
-        return {};
+        continue;
       }
       socklen_t length = sizeof error;
       ::getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &error, &length);
+    }
+    if (error == 0 && is_its_own_peer(socket.get())) {
+      why = "nobody listens there";
+      continue;
     }
     if (error == 0) {
       tune(socket.get());
@@ -758,6 +776,7 @@ void check_welcome(const Welcome& welcome, const Uri& uri) {
 
 std::unique_ptr<Listener> listen_at(const Endpoint& endpoint, const Uri& uri, ListenerTraits traits,
                                     std::shared_ptr<InletSink> sink) {
+  (void)Engine::get();  // throws now or never: what is made from here on stops without fail
   Fd socket = bind_and_listen(endpoint, uri);
   Uri bound = uri;
   bound.options.clear();
@@ -778,6 +797,7 @@ std::unique_ptr<Listener> listen_at(const Endpoint& endpoint, const Uri& uri, Li
 
 OutletParts approach_at(const Endpoint& endpoint, const Uri& uri, std::chrono::nanoseconds liveness,
                         TimePoint deadline, Approach& approach) {
+  (void)Engine::get();  // throws now or never: what is made from here on stops without fail
   std::string why = "nobody listens there";
   Fd socket;
   while (!(socket = try_connect(endpoint, deadline, why))) {
