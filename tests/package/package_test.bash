@@ -108,7 +108,8 @@ case_pkg_config() {
   export PKG_CONFIG_PATH=$libdir/pkgconfig
   mkdir -p "$folder/pkg_config"
   local flags
-  read -ra flags <<<"$(pkg-config --cflags --libs 'penstock >= 0.1')"
+  flags=$(pkg-config --cflags --libs 'penstock >= 0.1')
+  eval "flags=($flags)"  # pkg-config quotes what a shell would take apart
   quietly "$CXX" -std=c++20 "${warnings[@]}" -o "$folder/pkg_config/consumer" \
     "$here/consumer/consumer.cpp" "${flags[@]}"
   PENSTOCK_PLUGIN_PATH=$libdir/penstock works "$folder/pkg_config/consumer" \

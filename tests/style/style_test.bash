@@ -23,7 +23,8 @@ case_shell() {
 # The library and the tool, their headers included; what tests do with GoogleTest is left out.
 case_tidy() {
   sed -nE 's/^ *"file": "(.*)",?$/\1/p' "$build/compile_commands.json" | sort -u |
-    grep -E "^$tree/(transport|channel|loopback|rdma|cli)/" |
+    tree=$tree awk 'index($0, ENVIRON["tree"] "/") == 1 &&
+      substr($0, length(ENVIRON["tree"]) + 2) ~ /^(transport|channel|loopback|rdma|cli)\// ' |
     xargs -d '\n' -n 1 -P "$(nproc)" bash "$tree/tests/style/style_test.bash" "$tree" "$build" tidy_one
 }
 
