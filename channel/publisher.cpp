@@ -197,7 +197,7 @@ void Publisher::advance() noexcept {
 }
 
 bool Publisher::reap() noexcept {
-  std::array<LinkEvent, 32> events;
+  std::array<LinkEvent, 8> events;
   bool any = false;
   for (;;) {
     const auto count = link_->poll(events);
