@@ -336,7 +336,7 @@ class VerbsLinkTest : public testing::TestWithParam<Route> {
     provider_ = GetParam().make();
     ASSERT_NE(provider_, nullptr) << "penstock_rdma.so is not beside the test";
     const ProbeReport report = provider_->probe();
-    if (!report.available) GTEST_SKIP() << report.reason;
+    ASSERT_TRUE(report.available) << report.reason;  // run by tests/softroce, which has a device
   }
 
   std::unique_ptr<Link> open_a(const std::string& options = {}) {
@@ -717,7 +717,8 @@ INSTANTIATE_TEST_SUITE_P(, VerbsLinkTest,
 TEST(VerbsLinkStaging, CopiedWritesLandWithoutInlineData) {
   const Survey found = survey();
   const auto choice = choose_path(found, {});
-  if (const auto* none = std::get_if<NoPath>(&choice)) GTEST_SKIP() << none->text;
+  const auto* none = std::get_if<NoPath>(&choice);
+  ASSERT_EQ(none, nullptr) << none->text;
   const auto& path = std::get<PathChoice>(choice);
   const QueuePairWish wish{.send_requests = 8, .inline_bytes = 0};
   const Memory ring(kPage * 16);
