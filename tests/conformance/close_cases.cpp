@@ -1,11 +1,8 @@
 // Endings: close, drain, linger, clones, moved-from handles, fork.
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <optional>
 #include <thread>
 
+#include "tests/child.hpp"
 #include "tests/conformance/suite.hpp"
 
 namespace penstock::test {
@@ -300,35 +297,24 @@ const AddCase moved_from{
       EXPECT_EQ(sender.send(bytes_of("x")), SendStatus::sent);
     }};
 
-// Runs `in_child` in a forked child and expects that it returns true.
-template <class Check>
-void expect_in_child(Check&& in_child) {
-  const pid_t child = ::fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) ::_exit(in_child() ? 0 : 1);
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "status " << status;
-}
-
 const AddCase forked{
     "a_forked_child_is_told_so_and_its_parent_goes_on",
     [](Side& side) {
       Receiver receiver = side.bind();
       EXPECT_EQ(receiver.recv().text(), "before");
-      expect_in_child([&] {
-        bool clone_refused = false;
-        try {
-          (void)receiver.clone();
-        } catch (const SetupError& error) {
-          clone_refused = error.errc() == Errc::forked;
-        }
-        const bool refused = receiver.recv().status() == RecvStatus::forked &&
-                             receiver.try_recv().status() == RecvStatus::forked;
-        receiver = Receiver();  // the child's copy goes: nothing happens to the parent's
-        return clone_refused && refused;
-      });
+      EXPECT_EQ(run_in_child([&] {
+                  bool clone_refused = false;
+                  try {
+                    (void)receiver.clone();
+                  } catch (const SetupError& error) {
+                    clone_refused = error.errc() == Errc::forked;
+                  }
+                  const bool refused = receiver.recv().status() == RecvStatus::forked &&
+                                       receiver.try_recv().status() == RecvStatus::forked;
+                  receiver = Receiver();  // the child's copy goes: nothing happens to the parent's
+                  return clone_refused && refused;
+                }),
+                0);
       side.put("received");
       EXPECT_EQ(receiver.recv().text(), "after");
       EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
@@ -337,19 +323,20 @@ const AddCase forked{
       Sender sender = side.connect();
       EXPECT_EQ(sender.send(bytes_of("before")), SendStatus::sent);
       (void)side.get("received");
-      expect_in_child([&] {
-        bool clone_refused = false;
-        try {
-          (void)sender.clone();
-        } catch (const SetupError& error) {
-          clone_refused = error.errc() == Errc::forked;
-        }
-        const bool refused = sender.send(bytes_of("child")) == SendStatus::forked &&
-                             sender.flush() == FlushStatus::forked &&
-                             sender.reserve(3).status() == SendStatus::forked;
-        sender = Sender();
-        return clone_refused && refused;
-      });
+      EXPECT_EQ(run_in_child([&] {
+                  bool clone_refused = false;
+                  try {
+                    (void)sender.clone();
+                  } catch (const SetupError& error) {
+                    clone_refused = error.errc() == Errc::forked;
+                  }
+                  const bool refused = sender.send(bytes_of("child")) == SendStatus::forked &&
+                                       sender.flush() == FlushStatus::forked &&
+                                       sender.reserve(3).status() == SendStatus::forked;
+                  sender = Sender();
+                  return clone_refused && refused;
+                }),
+                0);
       EXPECT_EQ(sender.send(bytes_of("after")), SendStatus::sent);
       EXPECT_EQ(sender.flush(), FlushStatus::consumed);
     }};

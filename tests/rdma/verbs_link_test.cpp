@@ -6,7 +6,6 @@
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -31,6 +30,7 @@
 #include "penstock/rdma/verbs/verbs_provider.hpp"
 #include "penstock/transport/error.hpp"
 #include "penstock/transport/plugin_loader.hpp"
+#include "tests/child.hpp"
 
 namespace penstock::verbs {
 namespace {
@@ -660,16 +660,12 @@ TEST_P(VerbsLinkTest, DestructionFences) {
 
 TEST_P(VerbsLinkTest, AChildOfForkLeavesItAlone) {
   join();
-  const pid_t child = ::fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) {
-    a_.reset();
-    b_.reset();
-    ::_exit(0);
-  }
-  int status = 0;
-  ASSERT_EQ(::waitpid(child, &status, 0), child);
-  EXPECT_EQ(status, 0);
+  EXPECT_EQ(test::run_in_child([&] {
+              a_.reset();
+              b_.reset();
+              return true;
+            }),
+            0);
   mirror_.fill(6);
   ASSERT_EQ(write(0, 5000, 0, 1, 9), PostStatus::posted) << a_->error();
   expect_event(*b_, Kind::immediate, 9);

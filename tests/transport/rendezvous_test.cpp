@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "penstock/transport/registry.hpp"
+#include "tests/child.hpp"
 
 namespace penstock {
 namespace {
@@ -424,14 +425,11 @@ TEST_F(ListenerTest, a_forked_child_leaves_it_to_its_parent) {
   Peer waiting(endpoint_);
   waiting.say(encode(hello_to(endpoint_)));
   ASSERT_EQ(waiting.hear_type(), FrameType::welcome);
-  const pid_t child = ::fork();
-  if (child == 0) {
-    listener_.reset();
-    ::_exit(0);
-  }
-  int status = -1;
-  ASSERT_EQ(::waitpid(child, &status, 0), child);
-  EXPECT_EQ(status, 0);
+  EXPECT_EQ(test::run_in_child([&] {
+              listener_.reset();
+              return true;
+            }),
+            0);
   waiting.say(encode(Ready{}));
   EXPECT_EQ(waiting.hear_type(), FrameType::go);
   join();
@@ -465,16 +463,13 @@ TEST(InprocListener, a_forked_child_has_names_of_its_own) {
   const auto uri = Uri::parse("inproc:forked");
   const auto sink = std::make_shared<Sink>();
   auto listener = transport->listen(uri, {4096, 0, 10s}, sink);
-  const pid_t child = ::fork();
-  if (child == 0) {
-    listener.reset();
-    const auto own = transport->listen(uri, {4096, 0, 10s}, std::make_shared<Sink>());
-    const auto parts = transport->connect(uri, 10s, Clock::now());
-    ::_exit(parts.ring.data != nullptr ? 0 : 1);
-  }
-  int status = -1;
-  ASSERT_EQ(::waitpid(child, &status, 0), child);
-  EXPECT_EQ(status, 0);
+  EXPECT_EQ(test::run_in_child([&] {
+              listener.reset();
+              const auto own = transport->listen(uri, {4096, 0, 10s}, std::make_shared<Sink>());
+              const auto parts = transport->connect(uri, 10s, Clock::now());
+              return parts.ring.data != nullptr;
+            }),
+            0);
   const auto parts = transport->connect(uri, 10s, Clock::now());
   ::close(parts.receiver_wake_fd);
   EXPECT_EQ(sink->added(), 1);
