@@ -174,11 +174,16 @@ Message Mailbox::receive(Drain& drain, Duration timeout) noexcept {
   }
   if (const auto turn = look_around(drain, out); turn != Turn::taken)
     await(drain, timeout, turn, out);
+  if (drain.in_vain && out) {
+    drain.in_vain = false;
+    ++messages_awaited;
+  }
   return out;
 }
 
 void Mailbox::await(Drain& drain, Duration timeout, Turn turn, Message& out) noexcept {
   const bool once = timeout <= timeout.zero();
+  if (turn == Turn::nothing) drain.in_vain = true;
   // Who polls comes here again and again.
   if (once && turn == Turn::nothing && !drain.inlets.empty() &&
       !closed_.load(std::memory_order_relaxed))

@@ -24,6 +24,7 @@ struct Drain {
   std::uint64_t version = 0;
   std::size_t turn = 0;     ///< whose turn it is
   std::uint32_t burst = 0;  ///< messages it has had
+  bool in_vain = false;     ///< the last look found nothing
   Message kept;             ///< one that did not fit recv_into()'s buffer
 };
 

@@ -152,10 +152,10 @@ SendStatus Outlet::claim(std::size_t size, Duration timeout, Tally& tally, Claim
   return timeout > timeout.zero() ? SendStatus::timed_out : SendStatus::full;
 }
 
-void Outlet::publish(const Claim& claim, std::uint8_t flags) noexcept {
+void Outlet::publish(const Claim& claim, std::uint8_t flags, bool answer) noexcept {
   ring_.commit(claim, flags);
   if (publisher_) {
-    publisher_->kick(claim.begin + record_size(claim.length));
+    publisher_->kick(claim.begin + record_size(claim.length), answer);
   } else {
     wake_receiver();
   }
@@ -173,7 +173,9 @@ void Outlet::wake_receiver() noexcept {
 
 void Outlet::commit(const Claim& claim, Tally& tally) noexcept {
   if (!here()) return;  // a child must not touch its parent's ring or device
-  publish(claim, 0);
+  const bool answer = tally.messages_awaited != messages_awaited;
+  tally.messages_awaited = messages_awaited;
+  publish(claim, 0, answer);
   // relaxed: this clone's thread is the only writer
   tally.bytes.store(tally.bytes.load(std::memory_order_relaxed) + claim.length,
                     std::memory_order_relaxed);
@@ -183,7 +185,7 @@ void Outlet::commit(const Claim& claim, Tally& tally) noexcept {
 }
 
 void Outlet::abandon(const Claim& claim) noexcept {
-  if (here()) publish(claim, kTombstone);
+  if (here()) publish(claim, kTombstone, false);
 }
 
 bool Outlet::say_last(TimePoint deadline) noexcept {
@@ -199,7 +201,7 @@ bool Outlet::say_last(TimePoint deadline) noexcept {
       return result != ClaimResult::full;
     });
   if (result == ClaimResult::full) return false;
-  if (result == ClaimResult::claimed) publish(last, kFin);
+  if (result == ClaimResult::claimed) publish(last, kFin, false);
   const std::lock_guard lock(mutex_);
   fin_sent_ = true;
   return true;

@@ -29,6 +29,7 @@ struct alignas(kLine) Tally {
   std::atomic<std::uint64_t> bytes{0};
   std::atomic<std::uint64_t> stalls{0};
   std::atomic<std::uint64_t> parks{0};
+  std::uint64_t messages_awaited = 0;  // by the clone's thread, at the clone's last message
 };
 
 class Outlet final : public ConnectionObserver, public std::enable_shared_from_this<Outlet> {
@@ -66,7 +67,7 @@ class Outlet final : public ConnectionObserver, public std::enable_shared_from_t
  private:
   enum class End : std::uint8_t { open, closed, lost };
 
-  void publish(const Claim& claim, std::uint8_t flags) noexcept;
+  void publish(const Claim& claim, std::uint8_t flags, bool answer) noexcept;
   void wake_receiver() noexcept;
   void end(End how, const std::string& why) noexcept;
   [[nodiscard]] SendStatus refusal() const noexcept;

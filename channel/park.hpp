@@ -50,6 +50,10 @@ inline void cpu_relax() noexcept {
 #endif
 }
 
+/// How often this thread received a message that it had looked for in vain before. What it sends
+/// next may be an answer that its peer waits for in turn: no part of a stream (Publisher::pace()).
+inline thread_local constinit std::uint64_t messages_awaited = 0;
+
 /// Spins for a given time, and now and then gives the CPU away, so that on a busy machine the other
 /// side, or the kernel's part of a device, gets to run.
 class Spinner {

@@ -63,9 +63,10 @@ void Publisher::stop() noexcept {
   if (birth_.here()) Engine::get().unwatch(link_->event_fd());
 }
 
-void Publisher::kick(Cursor end) noexcept {
+void Publisher::kick(Cursor end, bool answer) noexcept {
+  if (answer) answers_.store(true, std::memory_order_relaxed);  // relaxed: SYNC token orders it
   // SYNC leftover (producer). relaxed: hints, the engine comes in any case
-  if (left_over_.load(std::memory_order_seq_cst) &&
+  if (!answer && left_over_.load(std::memory_order_seq_cst) &&
       end < worth_at_.load(std::memory_order_relaxed) &&
       cycles() < due_at_.load(std::memory_order_relaxed))
     return;
@@ -104,7 +105,8 @@ Attention Publisher::on_attention() noexcept {
 // again after every single record and a stream would go out one by one. Where posts follow each
 // other with hardly any time between, records are therefore held back until a publish is worth it,
 // or for a few times what a post takes; the engine posts what a stream leaves at its end. A record
-// that comes alone is posted at once.
+// that comes alone is posted at once, and so is one that its thread sends after it waited for a
+// message: of two that play ping-pong, each is awake when the other's post returns.
 void Publisher::pace(std::uint64_t started, std::uint64_t records, std::uint64_t bytes) noexcept {
   const auto now = cycles();
   streak_ = started - last_post_end_ < post_cost_ / 4 ? streak_ + 1 : 0;
@@ -138,7 +140,14 @@ void Publisher::advance() noexcept {
   bool armed = false;
   for (;;) {
     left_over_.store(false, std::memory_order_seq_cst);  // SYNC leftover (holder)
-    if (reap()) wake_waiting(control_);  // a sender that lingers waits for completions
+    if (answers_.load(std::memory_order_relaxed)) {
+      answers_.store(false, std::memory_order_relaxed);
+      hold_ = 0;
+      streak_ = 0;
+    }
+    // Of an idle link nothing has completed: first the record, for which the receiver may wait.
+    const bool idle = hold_ == 0 && in_flight_head_ == in_flight_tail_;
+    if (!idle) take_events();
     take_credit();
     walk();
     const auto started = cycles();
@@ -155,6 +164,12 @@ void Publisher::advance() noexcept {
     } else if (posted_ == frontier_) {
       hold_ = 0;  // a stream has ended
     }
+    // Where a device works within the call, what was posted is complete: nobody need look after it.
+    if (idle || records != 0) {
+      take_events();
+      take_credit();
+    }
+    if (failed_once_) return;
     signal_sleeper();
     if (posted_ < frontier_ && in_flight_head_ == in_flight_tail_ && !held_back()) {
       // Held back by the peer's receives, which only its consuming frees.
@@ -171,6 +186,7 @@ void Publisher::advance() noexcept {
     }
     if (failed_once_) return;
     const bool left = posted_ < frontier_;
+    if (left && records != 0 && may_post()) continue;  // what completed has made way for more
     if (left && !armed) {
       link_->arm(true, true);  // then once more around: an event may have come just before
       armed = true;
@@ -194,6 +210,10 @@ void Publisher::advance() noexcept {
   const bool pending = held || unasked || in_flight_head_ != in_flight_tail_ || torn_;
   unattended_.store(pending, std::memory_order_seq_cst);  // SYNC attention
   if (pending) Engine::get().attention(held ? Attention::soon : Attention::later);
+}
+
+void Publisher::take_events() noexcept {
+  if (reap()) wake_waiting(control_);  // a sender that lingers waits for completions
 }
 
 bool Publisher::reap() noexcept {

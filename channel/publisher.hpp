@@ -37,9 +37,9 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   /// No call is running or will be when it returns.
   void stop() noexcept;
 
-  /// A record was committed that ends at `end`. Posts it, or sees to it that somebody will.
-  /// Thread-safe.
-  void kick(Cursor end) noexcept;
+  /// A record was committed that ends at `end`. Posts it, or sees to it that somebody will; at once
+  /// where it may be an `answer`. Thread-safe.
+  void kick(Cursor end, bool answer) noexcept;
   /// For a thread that waits: takes completions and credit, posts what can be. Thread-safe.
   void progress() noexcept;
   /// Asks the receiver for credit as soon as it has some. Thread-safe.
@@ -65,6 +65,7 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
 
   // All below with the token held.
   void advance() noexcept;
+  void take_events() noexcept;
   bool reap() noexcept;
   void take_credit() noexcept;
   void walk() noexcept;
@@ -132,7 +133,9 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   std::atomic<std::uint64_t> due_at_{0};  // cycles: when a producer looks itself; relaxed: a hint
   // SYNC attention: stored before Engine::attention(), read by on_attention()
   std::atomic<bool> unattended_{false};
-  std::atomic<bool> wants_credit_{false};  // SYNC token: set before run()
+  // SYNC token: set before run()
+  std::atomic<bool> wants_credit_{false};
+  std::atomic<bool> answers_{false};  // what waits is not to be held back
 
   mutable std::mutex stats_mutex_;
   PathStats stats_;

@@ -496,7 +496,7 @@ std::size_t VerbsLink::poll(std::span<LinkEvent> events) noexcept {
   if (events.empty() || failure_reported_) return 0;
   std::size_t count = 0;
   if (!failed_) {
-    if (const auto finished = poll_sends())
+    if (const auto finished = first_unfinished_ == next_unfinished_ ? std::nullopt : poll_sends())
       events[count++] = {.kind = LinkEvent::Kind::completed, .value = *finished};
     if (!failed_) count += poll_receives(events.subspan(count));
     // Whoever sleeps is woken by the device's events; whoever spins looks for them now and then.
