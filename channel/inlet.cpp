@@ -283,7 +283,8 @@ void Inlet::report_remote(std::optional<std::uint32_t> immediate) noexcept {
   CreditLine line{};
   line.consumed = head_;
   line.limit = head_ + window_;
-  line.armed_at = armed_at_;
+  line.armed_at = mode_ == PublishMode::immediate ? tail_ : armed_at_;
+  if (taken_too_many()) immediate = static_cast<std::uint32_t>(Immediate::credit);
   line.mode = (sequence_ + 1) << 8U | static_cast<std::uint64_t>(mode_);
   line.check = ring_.key().credit_check(line);
   RemoteWrite write;
@@ -300,6 +301,7 @@ void Inlet::report_remote(std::optional<std::uint32_t> immediate) noexcept {
     case PostStatus::posted: break;
   }
   report_due_ = false;
+  untold_ = 0;
   ++sequence_;
   ++cookie_;
   ++credit_writes_;
@@ -308,10 +310,16 @@ void Inlet::report_remote(std::optional<std::uint32_t> immediate) noexcept {
     told_armed_at_ = armed_at_;
     armed_cookie_ = cookie_;
   }
-  if (immediate) {
+  if (immediate && head_ > known_) {  // otherwise the question stays
     blocked_ = false;
     known_ = head_;
   }
+}
+
+// The sender holds publishes back that could find no receive: it must hear of those taken, though
+// nothing is consumed.
+bool Inlet::taken_too_many() const noexcept {
+  return mode_ == PublishMode::immediate && untold_ >= link_->limits().receives / 4;
 }
 
 void Inlet::poll_link() noexcept {
@@ -336,6 +344,7 @@ void Inlet::poll_link() noexcept {
             if (tail > reported_ + window_)
               return lose("its tail lies beyond the credit it was granted: it breaks the protocol");
             tail_ = tail;
+            ++untold_;
           }
           break;
         }
@@ -347,11 +356,13 @@ void Inlet::poll_link() noexcept {
 
 void Inlet::take_events() noexcept {
   poll_link();
-  if (report_due_ && !shut_ && (ordered_ || landed_cookie_ == cookie_)) {
+  if (shut_) return;
+  if (report_due_ && (ordered_ || landed_cookie_ == cookie_)) {
     report_due_ = false;
     report(true);
     if (told_armed_at_ != armed_at_ && !report_due_) report_remote(std::nullopt);
   }
+  if (taken_too_many() && !report_due_) report_remote(std::nullopt);
 }
 
 void Inlet::tend() noexcept {
@@ -443,16 +454,15 @@ void Inlet::lose(const std::string& why) noexcept {
 }
 
 void Inlet::on_goodbye(Cursor cursor) noexcept {
-  // The sender knows that everything up to here has landed; its own word of that may be slower.
-  if (link_) {
-    with_token([&] {
-      if (cursor > tail_ && cursor <= reported_ + window_ && cursor % kRecordAlign == 0)
-        tail_ = cursor;
-    });
-  }
-  // The ring's own last record comes before this is read as a loss.
-  goodbye_.store(true, std::memory_order_relaxed);
-  lose("it said good-bye, but its last record never came");
+  with_token([&] {
+    // The sender knows that everything up to here has landed; its own word of that may be slower.
+    if (link_ && cursor > tail_ && cursor <= reported_ + window_ && cursor % kRecordAlign == 0)
+      tail_ = cursor;
+    // The ring's own last record comes before this is read as a loss. With the token: where the
+    // record is not there, this is the reason, and not what lies in its place.
+    goodbye_.store(true, std::memory_order_relaxed);
+    lose("it said good-bye, but its last record never came");
+  });
 }
 
 void Inlet::on_lost(const std::string& why) noexcept { lose(why); }

@@ -112,6 +112,7 @@ class Inlet final : public ConnectionObserver,
   [[nodiscard]] bool drained() noexcept;
   void report(bool always) noexcept;
   void report_remote(std::optional<std::uint32_t> immediate) noexcept;
+  [[nodiscard]] bool taken_too_many() const noexcept;
   void take_events() noexcept;
   void poll_link() noexcept;
   void lose(const std::string& why) noexcept;
@@ -166,6 +167,7 @@ class Inlet final : public ConnectionObserver,
   bool blocked_ = false;             // the sender waits for credit
   Cursor known_ = 0;                 // consumption that the waiting sender knows of
   std::uint64_t credit_writes_ = 0;
+  std::uint32_t untold_ = 0;  // mode immediate: taken since the sender was told of it
 
   const std::shared_ptr<InletCounters> counters_ = std::make_shared<InletCounters>();
   std::atomic<bool> stalled_{false};  // relaxed: a state for people

@@ -172,7 +172,7 @@ void Publisher::advance() noexcept {
     if (failed_once_) return;
     signal_sleeper();
     if (posted_ < frontier_ && in_flight_head_ == in_flight_tail_ && !held_back()) {
-      // Held back by the peer's receives, which only its consuming frees.
+      // Held back by the peer's receives.
       wants_credit_.store(true, std::memory_order_relaxed);
     } else if (credit_.consumed == frontier_) {
       wants_credit_.store(false,
@@ -295,11 +295,12 @@ bool Publisher::may_post() const noexcept {
   if (hold_ != 0 && !worth_posting(waiting) && held_back()) return false;
   const auto flying = in_flight_tail_ - in_flight_head_;
   if (static_cast<PublishMode>(credit_.mode & 0xFFU) == PublishMode::immediate) {
-    // Every publish takes one of the receiver's receives until it is consumed; half are kept for it
-    // to be slow, and for the other immediates.
-    const auto unconsumed = std::ranges::count_if(
-        in_flight_, [&](const InFlight& f) { return f.end > credit_.consumed; });
-    if (static_cast<std::uint32_t>(unconsumed) >=
+    // Every publish takes one of the receiver's receives until the receiver says that it has posted
+    // it anew; half are kept for it to be slow, and for the other immediates.
+    const auto taken = std::max(credit_.consumed, credit_.armed_at);
+    const auto out =
+        std::ranges::count_if(in_flight_, [&](const InFlight& f) { return f.end > taken; });
+    if (static_cast<std::uint32_t>(out) >=
         std::min<std::uint32_t>(limits_.receives / 2, kMaxInFlight))
       return false;
   }
@@ -361,7 +362,7 @@ bool Publisher::post_next() noexcept {
   }
   std::optional<std::uint32_t> immediate;
   const TailLine tail{end, ring_.key().tail_check(end)};
-  const bool wakes = sleeper_waits(end);
+  const bool wakes = mode != PublishMode::immediate && sleeper_waits(end);
   if (mode == PublishMode::immediate) {
     immediate = static_cast<std::uint32_t>(Immediate::landed) | low_bits(end);
   } else {

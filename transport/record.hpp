@@ -66,9 +66,11 @@ enum class PublishMode : std::uint8_t {
 struct CreditLine {
   std::uint64_t consumed;  ///< everything before this cursor has been consumed
   std::uint64_t limit;     ///< the sender may fill the ring up to this cursor
-  std::uint64_t armed_at;  ///< 0: never slept; else cursor|1 at which the receiver went to sleep
-  std::uint64_t mode;      ///< sequence number << 8 | PublishMode
-  std::uint64_t check;     ///< over the four words before it
+  /// 0: never slept; else cursor|1 at which the receiver went to sleep. In mode immediate: up to
+  /// this cursor the immediates were taken, and their receives posted anew.
+  std::uint64_t armed_at;
+  std::uint64_t mode;   ///< sequence number << 8 | PublishMode
+  std::uint64_t check;  ///< over the four words before it
   std::array<std::uint64_t, 3> reserved;
 };
 static_assert(sizeof(CreditLine) == kLine);

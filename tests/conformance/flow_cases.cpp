@@ -220,22 +220,36 @@ const AddCase fair{
       Sender fast = side.connect();
       Sender slow = side.connect();
       const std::uint64_t count = side.scaled(6'000, 3'000);
-      // Behind an open reservation nothing leaves. All of it goes in a few publishes
-      // then: a path may bound how many wait for their consumption.
       const auto fill = [](Sender& sender, std::uint64_t id, std::uint64_t messages) {
-        const Numbered zeroth{id, 0};
-        Reservation first = sender.reserve(zeroth.bytes().size());
-        std::ranges::copy(zeroth.bytes(), first.data().begin());
-        for (std::uint64_t i = 1; i < messages; ++i) {
+        for (std::uint64_t i = 0; i < messages; ++i) {
           ASSERT_EQ(sender.send(Numbered{id, i}.bytes()), SendStatus::sent);
         }
-        first.commit();
       };
       fill(fast, 0, count);
       fill(slow, 1, 50);
       wait_delivered(fast);
       wait_delivered(slow);
       side.put("filled");
+    }};
+
+const AddCase unlooked{
+    "delivers_one_by_one_to_a_receiver_that_does_not_look",
+    [](Side& side) {
+      Receiver receiver = side.bind();
+      (void)side.get("delivered");
+      std::uint64_t next = 0;
+      EXPECT_EQ(
+          drain(receiver, [&](const Message& m) { EXPECT_EQ(Numbered::from(m).number, next++); }),
+          RecvStatus::closed);
+      EXPECT_EQ(next, 100U);
+    },
+    [](Side& side) {
+      Sender sender = side.connect();
+      for (std::uint64_t i = 0; i < 100; ++i) {
+        ASSERT_EQ(sender.send(Numbered{0, i}.bytes()), SendStatus::sent);
+        wait_delivered(sender);  // so that each is a publish of its own
+      }
+      side.put("delivered");
     }};
 
 const AddCase slow_one{"a_flood_of_one_sender_does_not_starve_another",
