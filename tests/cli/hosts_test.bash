@@ -42,6 +42,14 @@ listen() {
 
   "$penstock" perf --listen "rdma://$listening_address:7105/tool" 2>listener.err ||
     fail "perf --listen ended with status $?"
+
+  use_port 7106
+  start_listener
+  wait_until "data flows" has_size out 100000
+  ip link set "$PENSTOCK_NETDEV" down
+  expect_status "$listener" 1 "the listener whose network is cut"
+  expect_text listener.err "a sender was lost"
+  ip link set "$PENSTOCK_NETDEV" up
 }
 
 send() {
@@ -69,6 +77,12 @@ send() {
   "$penstock" perf "${patience[@]}" "$channel" --sizes 64,65536 --seconds 0.2 >perf.out \
     2>sender.err || fail "perf ended with status $?"
   cat perf.out
+
+  use_port 7106
+  start_endless_sender
+  expect_status "$sender" 1 "the sender whose network is cut"
+  # The listener's good-bye may reach it once the network is back.
+  expect_text sender.err "the listener \\(was lost\\|stopped taking data\\)"
 }
 
 expect_device() {
