@@ -253,10 +253,9 @@ void Inlet::report(bool always) noexcept {
   if (!link_) {
     if (owed == 0) return;
     // relaxed: a hint; grant() looks again, in order
-    const bool waited = control_.senders_waiting.load(std::memory_order_relaxed) != 0;
-    if (!always && owed < window_ / kLazyPart &&
-        !(waited && (head_ == next_ || owed >= window_ / kEagerPart)) &&
-        !(head_ == next_ && drained()))
+    const auto waiting = control_.senders_waiting.load(std::memory_order_relaxed);
+    if (!always && owed < window_ / kLazyPart && !(waiting != 0 && owed >= window_ / kEagerPart) &&
+        !((waiting & kSenderUrgent) != 0 && head_ == next_) && !(head_ == next_ && drained()))
       return;
     reported_ = head_;
     grant(control_, head_, head_ + window_);

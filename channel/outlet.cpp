@@ -12,6 +12,8 @@ namespace {
 /// A receiver that shares the futex word with this process can take sleepers away from it, so that
 /// nothing wakes them, not even its own end (FUTEX_REQUEUE): they look by themselves now and then.
 constexpr auto kLongestSleep = std::chrono::seconds(1);
+/// A sender that waits takes credit in batches for so many looks, then any there is.
+constexpr std::uint32_t kLooksBeforeUrgent = 1000;
 
 }  // namespace
 
@@ -103,14 +105,17 @@ bool Outlet::wait(TimePoint deadline, Tally* tally, Done&& done) noexcept {
   };
   if (tally != nullptr) count(tally->stalls);
   for (;;) {
-    // SYNC sender-sleep (sender): from here on the receiver tells us of every credit. Set before
+    // SYNC sender-sleep (sender): from here on the receiver tells us of credit. Set before
     // spinning too, because a receiver that is never out of work returns credit lazily.
     const auto epoch = control_.credit_epoch.load(std::memory_order_seq_cst);
-    control_.senders_waiting.store(1, std::memory_order_seq_cst);
+    control_.senders_waiting.fetch_or(kSenderWaits, std::memory_order_seq_cst);
     if (publisher_) publisher_->ask_credit();
     Spinner spinner(options_.spin, deadline);
     bool answered = false;
+    std::uint32_t looks = 0;
     do {
+      if (++looks == kLooksBeforeUrgent)
+        control_.senders_waiting.fetch_or(kSenderUrgent, std::memory_order_seq_cst);
       if (publisher_) publisher_->progress();
       if (done()) return true;
       if (refusal() != SendStatus::sent) return done();
@@ -119,6 +124,10 @@ bool Outlet::wait(TimePoint deadline, Tally* tally, Done&& done) noexcept {
     } while (!answered && spinner.again());
     if (Clock::now() >= deadline) return false;
     if (answered) continue;
+    if (looks < kLooksBeforeUrgent) {
+      control_.senders_waiting.fetch_or(kSenderUrgent, std::memory_order_seq_cst);
+      if (done()) return true;  // what was granted before the waker could see it
+    }
     if (tally != nullptr) count(tally->parks);
     futex_wait(control_.credit_epoch, epoch, std::min(deadline, Clock::now() + kLongestSleep));
   }
@@ -141,7 +150,8 @@ SendStatus Outlet::claim(std::size_t size, Duration timeout, Tally& tally, Claim
     result = ring_.claim(length, out);
     if (result == ClaimResult::full) publisher_->ask_credit();
   } else if (result == ClaimResult::full) {
-    control_.senders_waiting.store(1, std::memory_order_seq_cst);  // SYNC sender-sleep
+    control_.senders_waiting.fetch_or(kSenderUrgent,
+                                      std::memory_order_seq_cst);  // SYNC sender-sleep
     result = ring_.claim(length, out);
   }
   switch (result) {

@@ -124,9 +124,14 @@ inline void wake_senders(RingControl& control) noexcept {
 /// Wakes the senders that wait for something that was stored before, sequentially consistent.
 /// SYNC sender-sleep (waker)
 inline void wake_waiting(RingControl& control) noexcept {
-  if (control.senders_waiting.load(std::memory_order_seq_cst) != 0 &&
-      control.senders_waiting.exchange(0, std::memory_order_seq_cst) != 0)
+  if (control.senders_waiting.load(std::memory_order_seq_cst) == 0) return;
+  const auto who = control.senders_waiting.exchange(0, std::memory_order_seq_cst);
+  if ((who & kSenderUrgent) != 0) {
     wake_senders(control);
+  } else if (who != 0) {
+    // It looks by itself. One that becomes urgent from here on sees what was stored before.
+    control.credit_epoch.fetch_add(1, std::memory_order_seq_cst);  // SYNC sender-sleep (waker)
+  }
 }
 
 /// Grants credit and wakes the senders that wait for it.

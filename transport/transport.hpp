@@ -16,6 +16,12 @@
 
 namespace penstock::inline v1 {
 
+/// Bits of RingControl::senders_waiting.
+enum SenderWait : std::uint32_t {
+  kSenderWaits = 1U << 0U,   ///< wants credit soon, a batch of it; looks by itself
+  kSenderUrgent = 1U << 1U,  ///< wants any there is, and may sleep: to be woken
+};
+
 /// The words beside a ring that both of its ends touch. For local rings it lives with the ring, in
 /// memory that both map; for remote ones each end has its own, fed by the link.
 ///
