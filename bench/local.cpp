@@ -44,7 +44,8 @@ void boost_spsc(benchmark::State& state) {
   for (auto _ : state) {
     std::uint64_t sum = 0;
     state.SetIterationTime(seconds(
-        [&] {
+        // Each thread's own pointer: one on this function's stack would share a line with the item.
+        [queue = queue.get()] {
           Item item{};
           for (std::uint64_t i = 0; i < kItems; ++i) {
             item.word[0] = i;
@@ -52,7 +53,7 @@ void boost_spsc(benchmark::State& state) {
             }
           }
         },
-        [&] {
+        [&sum, queue = queue.get()] {
           Item item;
           for (std::uint64_t i = 0; i < kItems; ++i) {
             while (!queue->pop(item)) {

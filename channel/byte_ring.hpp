@@ -15,11 +15,13 @@
 // Lifetime: neither end owns the memory; RingMemory::owner does.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 
+#include "penstock/channel/barrier.hpp"
 #include "penstock/transport/record.hpp"
 #include "penstock/transport/transport.hpp"
 
@@ -66,13 +68,21 @@ class RingView {
 
   /// Stores a header and, with it, commits the record.
   /// SYNC record-commit (producer): the payload happens-before this store. Sequentially consistent
-  /// because the producer next reads whether the consumer sleeps (SYNC receiver-sleep).
-  void commit(Cursor at_cursor, std::uint32_t length, std::uint8_t flags) const noexcept {
+  /// because the producer next reads whether the consumer sleeps (SYNC receiver-sleep); a release
+  /// is enough where the consumer then makes a `barrier`.
+  void commit(Cursor at_cursor, std::uint32_t length, std::uint8_t flags,
+              bool barrier) const noexcept {
     auto& h = header(at_cursor);
     const auto word = header_word(length, flags);
     // relaxed: published by the mark
     std::atomic_ref(h.word).store(word, std::memory_order_relaxed);
-    std::atomic_ref(h.mark).store(key_.mark(at_cursor, word), std::memory_order_seq_cst);
+    const auto mark = key_.mark(at_cursor, word);
+    if (barrier) {
+      std::atomic_ref(h.mark).store(mark, std::memory_order_release);
+      std::atomic_signal_fence(std::memory_order_seq_cst);  // for the compiler
+    } else {
+      std::atomic_ref(h.mark).store(mark, std::memory_order_seq_cst);
+    }
   }
 
   /// The committed record at `cursor`, whose end must not lie beyond `bound`.
@@ -138,6 +148,14 @@ struct Claim {
 
 enum class ClaimResult : std::uint8_t { claimed, full, closed };
 
+/// Which credit a claim may use.
+enum class Credit : std::uint8_t {
+  /// What the consumer granted, which it does in batches: two that run a message apart would pass
+  /// cache lines to and fro for every message.
+  granted,
+  any,  ///< ... and what was consumed since
+};
+
 /// The producing side.
 ///
 /// Thread-safety: claim() from one thread until share() was called, from any number after that;
@@ -156,17 +174,18 @@ class RingProducer {
   void share() noexcept { shared_.store(true, std::memory_order_relaxed); }  // relaxed: handed over
 
   /// Room for `length` bytes, at most max_payload(). Constant time; lock-free when shared.
-  [[nodiscard]] ClaimResult claim(std::uint32_t length, Claim& out) noexcept {
-    return claim_ending(length, 0, out);
+  [[nodiscard]] ClaimResult claim(std::uint32_t length, Claim& out,
+                                  Credit credit = Credit::granted) noexcept {
+    return claim_ending(length, 0, credit, out);
   }
   /// Room for the last record: no claim succeeds after it.
-  [[nodiscard]] ClaimResult claim_last(Claim& out) noexcept {
-    return claim_ending(0, kClosed, out);
+  [[nodiscard]] ClaimResult claim_last(Claim& out, Credit credit) noexcept {
+    return claim_ending(0, kClosed, credit, out);
   }
 
   void commit(const Claim& claim, std::uint8_t flags = 0) noexcept {
     before_consumer();
-    ring_.commit(claim.begin, claim.length, flags);
+    ring_.commit(claim.begin, claim.length, flags, consumer_makes_barriers());
     before_consumer();  // the header's own stores, too
   }
 
@@ -177,18 +196,9 @@ class RingProducer {
   [[nodiscard]] const RingView& view() const noexcept { return ring_; }
 
  private:
-  /// The consumer's cache holds the lines that are written next; they are fetched while the records
-  /// before them are written, because the commit's store waits for its line. Measured with
-  /// bench_local: 1.5 times the rate of 64 B messages.
-  static constexpr std::uint64_t kPrefetchAhead = 256;
-  static void prefetch_for_write(const std::byte* at) noexcept {
-#if defined(__x86_64__)
-    asm volatile("prefetchw %0"
-                 :
-                 : "m"(*at));  // what __builtin_prefetch is without -mprfchw only reads
-#else
-    __builtin_prefetch(at, 1);
-#endif
+  // relaxed: a promise that is never taken back
+  [[nodiscard]] bool consumer_makes_barriers() const noexcept {
+    return enrolled_ && control_.receiver_barriers.load(std::memory_order_relaxed) != 0;
   }
 
   static constexpr Cursor kClosed = 1;  // cursors are multiples of kRecordAlign
@@ -203,7 +213,8 @@ class RingProducer {
   static void after_consumer() noexcept {}
 #endif
 
-  [[nodiscard]] ClaimResult claim_ending(std::uint32_t length, Cursor last, Claim& out) noexcept {
+  [[nodiscard]] ClaimResult claim_ending(std::uint32_t length, Cursor last, Credit credit,
+                                         Claim& out) noexcept {
     const auto size = record_size(length);
     // relaxed: with one producer nobody else writes it; with several the claim orders nothing but
     // itself, what is written into the room is published by its commit mark.
@@ -215,8 +226,7 @@ class RingProducer {
       const auto end = tail + padding + size;
       // SYNC seen-limit: what another producer's acquire of the credit made visible, is so here too
       if (end > seen_limit_.load(std::memory_order_acquire)) {
-        // SYNC credit (producer): the consumer has read what lay there before this limit.
-        const auto limit = control_.limit.load(std::memory_order_acquire);
+        const auto limit = credit_found(end, credit);
         after_consumer();
         seen_limit_.store(limit, std::memory_order_release);
         if (end > limit) return ClaimResult::full;
@@ -227,17 +237,26 @@ class RingProducer {
         continue;
       }
       if (padding != 0)
-        ring_.commit(tail, static_cast<std::uint32_t>(padding - sizeof(RecordHeader)), kPadding);
-      // relaxed: a hint. Not beyond the limit, where the consumer still reads.
-      if (end + kPrefetchAhead <= seen_limit_.load(std::memory_order_relaxed))
-        prefetch_for_write(ring_.at(end + kPrefetchAhead - 1));
+        ring_.commit(tail, static_cast<std::uint32_t>(padding - sizeof(RecordHeader)), kPadding,
+                     true);
       out = {tail + padding, ring_.at(tail + padding) + sizeof(RecordHeader), length};
       return ClaimResult::claimed;
     }
   }
 
+  /// SYNC credit (producer): the consumer has read what lay there before this limit.
+  [[nodiscard]] std::uint64_t credit_found(Cursor end, Credit credit) const noexcept {
+    const auto limit = control_.limit.load(std::memory_order_acquire);
+    if (end <= limit || credit == Credit::granted) return limit;
+    // relaxed: written before the first limit. 0 for remote rings.
+    const auto window = control_.window.load(std::memory_order_relaxed);
+    // SYNC sender-sleep (sender): sequentially consistent, after it was said that somebody waits
+    return std::max(limit, control_.consumed.load(std::memory_order_seq_cst) + window);
+  }
+
   const RingView ring_;
   RingControl& control_;
+  const bool enrolled_ = enroll_in_barriers();
   std::atomic<bool> shared_{false};
   // Written by producers only: a line of their own.
   alignas(kLine) std::atomic<Cursor> tail_{0};

@@ -10,9 +10,9 @@
 namespace penstock::inline v1 {
 namespace {
 
-/// Credit is returned when this part of the window was consumed, or when somebody waits for it.
+/// Credit is returned when this part of the window was consumed; the batch that somebody waits for
+/// is kBatchPart.
 constexpr std::uint64_t kLazyPart = 4;
-constexpr std::uint64_t kEagerPart = 16;
 /// The longest hot record that is looked at; a sender's own bound is not larger.
 constexpr std::uint64_t kMaxHot = 2048;
 constexpr int kLooksBeforeYield = 100;
@@ -23,13 +23,16 @@ constexpr auto kTornDeadline = std::chrono::seconds(10);
 
 }  // namespace
 
-Inlet::Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink)
+Inlet::Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink, bool barriers)
     : id_(id),
       sink_(std::move(sink)),
       memory_(parts.ring),
       ring_(memory_),
       prover_(memory_.key),
       control_(*memory_.control),
+      barrier_(parts.remote.link || !barriers || !enrolled_ ? BarrierScope::none
+               : parts.connection                           ? BarrierScope::machine
+                                                            : BarrierScope::process),
       window_(parts.window),
       peer_(std::move(parts.peer)),
       path_(std::move(parts.path)),
@@ -39,8 +42,12 @@ Inlet::Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink)
     tail_line_ = reinterpret_cast<const TailLine*>(parts.remote.region);
     ordered_ = link_->limits().ordered_writes;
   }
-  // A local sender waits for this.
-  if (!link_) grant(control_, 0, window_);
+  if (link_) return;
+  // relaxed: a sender that does not see it makes full barriers
+  if (barrier_ != BarrierScope::none)
+    control_.receiver_barriers.store(1, std::memory_order_relaxed);
+  control_.window.store(window_, std::memory_order_relaxed);  // relaxed: before the first limit
+  grant(control_, 0, window_);
 }
 
 Inlet::~Inlet() {
@@ -65,7 +72,7 @@ void Inlet::start(PublishMode mode) {
 
 template <class Work>
 void Inlet::with_token(Work&& work) noexcept {
-  for (int looks = 0; !token_.try_enter();) {
+  for (int looks = 0; !token_.try_lock();) {
     if (++looks < kLooksBeforeYield) {
       cpu_relax();
     } else {
@@ -73,7 +80,7 @@ void Inlet::with_token(Work&& work) noexcept {
     }
   }
   work();
-  token_.leave();
+  token_.unlock();
 }
 
 void Inlet::notify() noexcept {
@@ -135,13 +142,7 @@ Inspection Inlet::inspect_hot(Record& out) noexcept {
 }
 
 Inspection Inlet::next_record(Record& out) noexcept {
-  if (!link_) {
-    if (ahead_.begin == next_ && ahead_.end != next_) {
-      out = ahead_;
-      return Inspection::record;
-    }
-    return ring_.inspect(next_, reported_ + window_, out);
-  }
+  if (!link_) return ring_.inspect(next_, head_ + window_, out);
   if (next_ < tail_ || refresh_tail()) return inspect_landed(out);
   return mode_ == PublishMode::hot ? inspect_hot(out) : Inspection::absent;
 }
@@ -164,7 +165,7 @@ Look Inlet::take(Message& out) noexcept {
   const bool gone = left || gone_.load(std::memory_order_acquire);
   // A sender may drop reservations as fast as they are skipped: only those that it can have made by
   // now keep the other senders waiting.
-  const Cursor enough = reported_ + window_;
+  const Cursor enough = head_ + window_;
   for (;;) {
     if (next_view_ - first_view_ == kMaxViews) {
       view_awaited_ = true;
@@ -178,7 +179,6 @@ Look Inlet::take(Message& out) noexcept {
       case Inspection::absent:
         if (left) lose("it gave up: its linger time ran out before all it had to send found room");
         if (gone) return Look::lost;
-        if (reported_ != head_ && !link_) report(true);
         return Look::nothing;
       case Inspection::record: break;
     }
@@ -242,29 +242,34 @@ void Inlet::advance_head() noexcept {
 
 // ── Credit ───────────────────────────────────────────────────────────────────────────────────────
 
-// Nothing is left to receive, so perhaps nobody will call soon: a local sender that flushes would
-// wait in vain for the credit that is owed.
-bool Inlet::drained() noexcept {
-  return ring_.inspect(next_, reported_ + window_, ahead_) == Inspection::absent;
+// Every release is seen by a sender that looks. What it is told of unasked it finds on a line that
+// is seldom written.
+void Inlet::report_local() noexcept {
+  std::uint32_t waiting = 0;
+  // SYNC sender-sleep (waker): that somebody sleeps is read after this was stored. Where senders
+  // make a barrier, only the compiler must be told. relaxed: a promise that is never taken back
+  if (control_.sender_barriers.load(std::memory_order_relaxed) != 0) {
+    control_.consumed.store(head_, std::memory_order_release);  // SYNC credit
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    waiting = control_.senders_waiting.load(std::memory_order_relaxed);
+  } else {
+    control_.consumed.store(head_, std::memory_order_seq_cst);  // SYNC credit
+    waiting = control_.senders_waiting.load(std::memory_order_seq_cst);
+  }
+  const auto owed = head_ - reported_;
+  if (owed < window_ / kBatchPart && (waiting & kSenderSleeps) == 0) return;
+  if (owed < window_ / kLazyPart && waiting == 0) return;
+  reported_ = head_;
+  grant(control_, head_, head_ + window_);
 }
 
 void Inlet::report(bool always) noexcept {
-  const auto owed = head_ - reported_;
-  if (!link_) {
-    if (owed == 0) return;
-    // relaxed: a hint; grant() looks again, in order
-    const auto waiting = control_.senders_waiting.load(std::memory_order_relaxed);
-    if (!always && owed < window_ / kLazyPart && !(waiting != 0 && owed >= window_ / kEagerPart) &&
-        !((waiting & kSenderUrgent) != 0 && head_ == next_) && !(head_ == next_ && drained()))
-      return;
-    reported_ = head_;
-    grant(control_, head_, head_ + window_);
-    return;
-  }
+  if (!link_) return report_local();
   if (shut_) return;
+  const auto owed = head_ - reported_;
   // A question is kept until there is something new to answer.
   if (blocked_ && head_ > known_ &&
-      (always || head_ == next_ || head_ - known_ >= window_ / kEagerPart)) {
+      (always || head_ == next_ || head_ - known_ >= window_ / kBatchPart)) {
     report_remote(static_cast<std::uint32_t>(Immediate::credit));
   } else if (owed != 0 && (always || owed >= window_ / kLazyPart)) {
     report_remote(std::nullopt);
@@ -377,11 +382,10 @@ void Inlet::tend() noexcept {
 
 // ── Sleeping ─────────────────────────────────────────────────────────────────────────────────────
 
-void Inlet::arm() noexcept {
+BarrierScope Inlet::arm() noexcept {
   if (!link_) {
-    with_token([this] { report(true); });
     control_.receiver_armed.store(1, std::memory_order_seq_cst);  // SYNC receiver-sleep (receiver)
-    return;
+    return barrier_;
   }
   with_token([this] {
     tend();
@@ -396,6 +400,7 @@ void Inlet::arm() noexcept {
                       ? std::optional(static_cast<std::uint32_t>(Immediate::credit))
                       : std::nullopt);
   });
+  return BarrierScope::none;
 }
 
 bool Inlet::armed() noexcept {
@@ -482,18 +487,13 @@ void Inlet::retire() noexcept {
 
 void Inlet::shut() noexcept {
   Cursor consumed = 0;
-  bool owed = false;
   with_token([&] {
     shut_ = true;
     consumed = head_;
-    owed = reported_ != head_;
     if (first_view_ != next_view_) self_ = shared_from_this();
   });
   control_.receiver_closed.store(1, std::memory_order_seq_cst);
-  if (!link_) {
-    if (owed) control_.consumed.store(consumed, std::memory_order_release);  // SYNC credit
-    wake_senders(control_);
-  }
+  if (!link_) wake_senders(control_);
   if (connection_) {
     connection_->say_goodbye(FrameType::closed, consumed);
     connection_->stop();

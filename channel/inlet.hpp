@@ -17,11 +17,12 @@
 #include <mutex>
 #include <string>
 
+#include "penstock/channel/barrier.hpp"
+#include "penstock/channel/biased_lock.hpp"
 #include "penstock/channel/byte_ring.hpp"
 #include "penstock/channel/proof.hpp"
 #include "penstock/channel/receiver.hpp"
 #include "penstock/channel/stats.hpp"
-#include "penstock/channel/token.hpp"
 #include "penstock/transport/connection.hpp"
 #include "penstock/transport/fork.hpp"
 
@@ -48,27 +49,28 @@ class Inlet final : public ConnectionObserver,
                     public EngineHandler,
                     public std::enable_shared_from_this<Inlet> {
  public:
-  Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink);
+  /// `barriers`: a sleeping receiver makes a barrier for all, so that local senders need none.
+  Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink, bool barriers);
   ~Inlet() override;
   /// `mode`: how a remote sender should publish. Throws SetupError.
   void start(PublishMode mode);
 
   /// Takes the next message. `held`: somebody else has the token; look again.
   [[nodiscard]] Look look(Message& out, bool& held) noexcept {
-    if (!token_.try_enter()) {
+    if (!token_.try_lock()) {
       held = true;
       return Look::nothing;
     }
     const Look seen = take(out);
-    token_.leave();
+    token_.unlock();
     return seen;
   }
   /// Gives back a message's room. Thread-safe.
   void release(std::uint64_t view) noexcept;
 
   /// Before the receiver sleeps: returns all credit and has the sender wake it. Waits for the
-  /// token.
-  void arm() noexcept;
+  /// token. The barrier that the receiver must make before it relies on that.
+  [[nodiscard]] BarrierScope arm() noexcept;
   /// The sender knows by now that it must wake us (remote: the write that says so has landed).
   [[nodiscard]] bool armed() noexcept;
   /// Something to look() at.
@@ -109,8 +111,8 @@ class Inlet final : public ConnectionObserver,
   void skip_to(Cursor end) noexcept;
   void advance_head() noexcept;
   void tend() noexcept;
-  [[nodiscard]] bool drained() noexcept;
   void report(bool always) noexcept;
+  void report_local() noexcept;
   void report_remote(std::optional<std::uint32_t> immediate) noexcept;
   [[nodiscard]] bool taken_too_many() const noexcept;
   void take_events() noexcept;
@@ -128,6 +130,8 @@ class Inlet final : public ConnectionObserver,
   const RingView ring_;
   const Prover prover_;
   RingControl& control_;
+  const bool enrolled_ = enroll_in_barriers();
+  const BarrierScope barrier_;  // made before a sleep
   const std::uint64_t window_;
   const std::string peer_;
   const std::string path_;
@@ -136,12 +140,11 @@ class Inlet final : public ConnectionObserver,
   const TailLine* tail_line_ = nullptr;
 
   // Read by the receiving thread for every message: a line of its own.
-  alignas(kLine) ProgressToken token_;
+  alignas(kLine) BiasedLock token_{enrolled_};
   Cursor next_ = 0;               // next to hand out
   Cursor head_ = 0;               // everything before it was released
   Cursor reported_ = 0;           // ... and the sender was told
   Cursor tail_ = 0;               // remote: everything before it has landed
-  Record ahead_;                  // local: the one at next_, where its begin says so
   std::uint64_t first_view_ = 0;  // oldest held
   std::uint64_t next_view_ = 0;
   std::uint64_t held_views_ = 0;

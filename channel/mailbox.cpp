@@ -40,6 +40,8 @@ void Mailbox::bind(std::string_view text, const BindOptions& defaults) {
   const auto uri = Uri::parse(text);
   const auto transport = find_transport(uri.scheme);
   const auto options = bind_settings(uri, *transport, defaults);
+  // Before the first sender comes: how it wakes this receiver depends on it.
+  spin_ns_.store(options.spin.count(), std::memory_order_relaxed);
   // Declared before the lock, so that it goes after the unlocking where this fails: its destruction
   // waits for handshakes under way, which take the mutex.
   auto listener = transport->listen(uri, {options.capacity, options.window, options.liveness},
@@ -47,7 +49,6 @@ void Mailbox::bind(std::string_view text, const BindOptions& defaults) {
   const std::unique_lock lock(mutex_);
   if (closed_.load(std::memory_order_relaxed))
     throw SetupError(Errc::bad_uri, uri.text() + ": this receiver is closed: bind a new one");
-  spin_ns_.store(options.spin.count(), std::memory_order_relaxed);
   persistent_ = persistent_ || options.persistent;
   listeners_.push_back(std::move(listener));
 }
@@ -61,7 +62,8 @@ std::vector<std::string> Mailbox::uris() const {
 
 bool Mailbox::add(InletParts parts) {
   auto inlet = std::make_shared<Inlet>(
-      std::move(parts), g_next_source.fetch_add(1, std::memory_order_relaxed), weak_from_this());
+      std::move(parts), g_next_source.fetch_add(1, std::memory_order_relaxed), weak_from_this(),
+      spin_ns_.load(std::memory_order_relaxed) != 0);
   PublishMode mode{};
   {
     const std::lock_guard lock(mutex_);
@@ -224,7 +226,9 @@ bool Mailbox::has_news(const Drain& drain) const noexcept {
 }
 
 bool Mailbox::fall_asleep(const Drain& drain, TimePoint deadline) noexcept {
-  for (const auto& inlet : drain.inlets) inlet->arm();
+  auto barrier = BarrierScope::none;
+  for (const auto& inlet : drain.inlets) barrier = std::max(barrier, inlet->arm());
+  barrier_for_all(barrier);  // SYNC receiver-sleep (receiver): in place of the senders' own
   // Remote senders know of it when the write that says so has landed there. Meanwhile keep looking:
   // one whose network is cut must not keep the others' messages waiting.
   const auto all_armed = [&] {

@@ -13,7 +13,7 @@ namespace {
 /// nothing wakes them, not even its own end (FUTEX_REQUEUE): they look by themselves now and then.
 constexpr auto kLongestSleep = std::chrono::seconds(1);
 /// A sender that waits takes credit in batches for so many looks, then any there is.
-constexpr std::uint32_t kLooksBeforeUrgent = 1000;
+constexpr std::uint32_t kLooksForBatches = 1000;
 
 }  // namespace
 
@@ -27,7 +27,14 @@ Outlet::Outlet(OutletParts parts, const ConnectOptions& options)
       path_(std::move(parts.path)),
       receiver_wake_fd_(parts.receiver_wake_fd),
       connection_(std::move(parts.connection)),
-      ring_(memory_, parts.window) {
+      ring_(memory_, parts.window),
+      sleep_barrier_(parts.remote.link || options.spin == Duration::zero() || !enroll_in_barriers()
+                         ? BarrierScope::none
+                     : connection_ ? BarrierScope::machine
+                                   : BarrierScope::process) {
+  // relaxed: a receiver that does not see it makes full barriers
+  if (sleep_barrier_ != BarrierScope::none)
+    control_.sender_barriers.store(1, std::memory_order_relaxed);
   if (parts.remote.link)
     publisher_ = std::make_shared<Publisher>(std::move(parts.remote), memory_, parts.window);
 }
@@ -73,7 +80,8 @@ void Outlet::finish() noexcept {
   const auto deadline = deadline_after(options_.linger);
   bool said = say_last(deadline);
   if (publisher_)
-    said = wait(deadline, nullptr, [&] { return publisher_->delivered(ring_.tail()); }) && said;
+    said = wait(deadline, nullptr, [&](Credit) { return publisher_->delivered(ring_.tail()); }) &&
+           said;
   if (said) {
     if (connection_) connection_->say_goodbye(FrameType::bye, ring_.tail());
   } else if (!connection_) {
@@ -114,20 +122,17 @@ bool Outlet::wait(TimePoint deadline, Tally* tally, Done&& done) noexcept {
     bool answered = false;
     std::uint32_t looks = 0;
     do {
-      if (++looks == kLooksBeforeUrgent)
-        control_.senders_waiting.fetch_or(kSenderUrgent, std::memory_order_seq_cst);
       if (publisher_) publisher_->progress();
-      if (done()) return true;
-      if (refusal() != SendStatus::sent) return done();
+      if (done(++looks < kLooksForBatches ? Credit::granted : Credit::any)) return true;
+      if (refusal() != SendStatus::sent) return done(Credit::any);
       // An answer came and was not enough: ask again.
       answered = control_.credit_epoch.load(std::memory_order_seq_cst) != epoch;
     } while (!answered && spinner.again());
-    if (Clock::now() >= deadline) return false;
+    if (Clock::now() >= deadline) return done(Credit::any);
     if (answered) continue;
-    if (looks < kLooksBeforeUrgent) {
-      control_.senders_waiting.fetch_or(kSenderUrgent, std::memory_order_seq_cst);
-      if (done()) return true;  // what was granted before the waker could see it
-    }
+    control_.senders_waiting.fetch_or(kSenderSleeps, std::memory_order_seq_cst);
+    barrier_for_all(sleep_barrier_);     // SYNC sender-sleep: in place of the receiver's own
+    if (done(Credit::any)) return true;  // what was consumed before the waker could see it
     if (tally != nullptr) count(tally->parks);
     futex_wait(control_.credit_epoch, epoch, std::min(deadline, Clock::now() + kLongestSleep));
   }
@@ -140,19 +145,17 @@ SendStatus Outlet::claim(std::size_t size, Duration timeout, Tally& tally, Claim
   const auto length = static_cast<std::uint32_t>(size);
   auto result = ring_.claim(length, out);
   if (result == ClaimResult::full && timeout > timeout.zero()) {
-    if (!wait(deadline_after(timeout), &tally, [&] {
-          result = ring_.claim(length, out);
+    if (!wait(deadline_after(timeout), &tally, [&](Credit credit) {
+          result = ring_.claim(length, out, credit);
           return result != ClaimResult::full;
         }))
       if (const auto refused = refusal(); refused != SendStatus::sent) return refused;
   } else if (result == ClaimResult::full && publisher_) {
     publisher_->progress();  // so that a loop of try_send needs nobody's help
-    result = ring_.claim(length, out);
+    result = ring_.claim(length, out, Credit::any);
     if (result == ClaimResult::full) publisher_->ask_credit();
   } else if (result == ClaimResult::full) {
-    control_.senders_waiting.fetch_or(kSenderUrgent,
-                                      std::memory_order_seq_cst);  // SYNC sender-sleep
-    result = ring_.claim(length, out);
+    result = ring_.claim(length, out, Credit::any);
   }
   switch (result) {
     case ClaimResult::claimed: return SendStatus::sent;
@@ -204,10 +207,10 @@ bool Outlet::say_last(TimePoint deadline) noexcept {
     if (fin_sent_) return true;
   }
   Claim last;
-  ClaimResult result = ring_.claim_last(last);
+  ClaimResult result = ring_.claim_last(last, Credit::any);
   if (result == ClaimResult::full)
-    wait(deadline, nullptr, [&] {
-      result = ring_.claim_last(last);
+    wait(deadline, nullptr, [&](Credit credit) {
+      result = ring_.claim_last(last, credit);
       return result != ClaimResult::full;
     });
   if (result == ClaimResult::full) return false;
@@ -231,8 +234,9 @@ Cursor Outlet::consumed() const noexcept {
 
 FlushStatus Outlet::flush_to(Cursor target, Duration timeout) noexcept {
   if (!here()) return FlushStatus::forked;
-  const auto done = [&] { return consumed() >= target; };
-  if (done() || wait(deadline_after(timeout), nullptr, done)) return FlushStatus::consumed;
+  const auto done = [&](Credit) { return consumed() >= target; };
+  if (done(Credit::any) || wait(deadline_after(timeout), nullptr, done))
+    return FlushStatus::consumed;
   switch (refusal()) {
     case SendStatus::peer_lost: return FlushStatus::peer_lost;
     case SendStatus::closed: return FlushStatus::closed;

@@ -71,7 +71,8 @@ class Outlet final : public ConnectionObserver, public std::enable_shared_from_t
   void wake_receiver() noexcept;
   void end(End how, const std::string& why) noexcept;
   [[nodiscard]] SendStatus refusal() const noexcept;
-  /// Looks, spins, sleeps until `done` says so (true), or until the deadline or the peer's end.
+  /// Looks, spins, sleeps until `done`, which is told which credit to use, says so (true), or until
+  /// the deadline or the peer's end.
   template <class Done>
   bool wait(TimePoint deadline, Tally* tally, Done&& done) noexcept;
   [[nodiscard]] bool say_last(TimePoint deadline) noexcept;
@@ -96,6 +97,7 @@ class Outlet final : public ConnectionObserver, public std::enable_shared_from_t
   std::atomic<bool> stalled_{false};       // relaxed: a state for people
   std::atomic<Cursor> final_consumed_{0};  // what the receiver's good-bye said
   RingProducer ring_;
+  const BarrierScope sleep_barrier_;
 
   mutable std::mutex mutex_;  // guards all below
   bool fin_sent_ = false;

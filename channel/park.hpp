@@ -126,10 +126,10 @@ inline void wake_senders(RingControl& control) noexcept {
 inline void wake_waiting(RingControl& control) noexcept {
   if (control.senders_waiting.load(std::memory_order_seq_cst) == 0) return;
   const auto who = control.senders_waiting.exchange(0, std::memory_order_seq_cst);
-  if ((who & kSenderUrgent) != 0) {
+  if ((who & kSenderSleeps) != 0) {
     wake_senders(control);
   } else if (who != 0) {
-    // It looks by itself. One that becomes urgent from here on sees what was stored before.
+    // It looks by itself. One that is about to sleep from here on sees what was stored before.
     control.credit_epoch.fetch_add(1, std::memory_order_seq_cst);  // SYNC sender-sleep (waker)
   }
 }

@@ -12,6 +12,7 @@
 
 #include "penstock/channel/options.hpp"
 #include "penstock/channel/stats.hpp"
+#include "penstock/transport/line.hpp"
 
 namespace penstock::inline v1 {
 
@@ -116,8 +117,8 @@ struct Received {
 /// Receives messages from any number of senders, fairly.
 ///
 /// Thread-safety: one thread at a time per Receiver; give each thread a clone(). Clones share the
-/// senders; each message goes to exactly one of them.
-class Receiver {
+/// senders; each message goes to exactly one of them. A line of its own, as Sender has.
+class alignas(kLine) Receiver {
  public:
   Receiver() noexcept;
   Receiver(Receiver&&) noexcept;

@@ -11,6 +11,7 @@
 
 #include "penstock/channel/options.hpp"
 #include "penstock/channel/stats.hpp"
+#include "penstock/transport/line.hpp"
 
 namespace penstock::inline v1 {
 
@@ -84,8 +85,9 @@ class Reservation {
 ///
 /// Thread-safety: one thread at a time per Sender; give each thread a clone(). Sending allocates
 /// nothing, takes no lock, and makes a system call only to wake or to sleep. No member but
-/// connect() and clone() throws.
-class Sender {
+/// connect() and clone() throws. A line of its own, so that what lies beside it, written by another
+/// thread (the receiver's message, where one function holds both ends), costs it nothing.
+class alignas(kLine) Sender {
  public:
   Sender() = default;
   Sender(Sender&&) noexcept;

@@ -25,16 +25,16 @@ class ProgressToken {
     if (try_enter()) leave(work);
   }
 
-  /// Takes the token without working; leave() must follow. SYNC token
+ private:
   [[nodiscard]] bool try_enter() noexcept {
     std::uint32_t none = 0;
-    // relaxed when it fails: nothing was learnt
+    // SYNC token. relaxed when it fails: nothing was learnt
     return requests_.load(std::memory_order_relaxed) == 0 &&
            requests_.compare_exchange_strong(none, 1, std::memory_order_acq_rel,
                                              std::memory_order_relaxed);
   }
 
-  /// Works off the requests, the first one at least once, and gives the token back.
+  // Works off the requests, the first one at least once, and gives the token back.
   template <class Work>
   void leave(Work&& work) noexcept {
     for (;;) {
@@ -45,10 +45,6 @@ class ProgressToken {
     }
   }
 
-  /// Gives the token back where nobody makes requests by run(). SYNC token
-  void leave() noexcept { requests_.store(0, std::memory_order_release); }
-
- private:
   std::atomic<std::uint32_t> requests_{0};
 };
 

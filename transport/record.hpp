@@ -14,13 +14,11 @@
 #include <cstring>
 #include <optional>
 
+#include "penstock/transport/line.hpp"
+
 namespace penstock::inline v1 {
 
 static_assert(std::endian::native == std::endian::little, "the ring layouts are little-endian");
-
-/// Destructive interference size, ours: the layouts cross processes, so it may not change with a
-/// compiler flag.
-inline constexpr std::size_t kLine = 64;
 
 /// Every record starts at a multiple of this, so a header never straddles the end of a ring.
 inline constexpr std::size_t kRecordAlign = 16;

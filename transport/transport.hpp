@@ -19,30 +19,40 @@ namespace penstock::inline v1 {
 /// Bits of RingControl::senders_waiting.
 enum SenderWait : std::uint32_t {
   kSenderWaits = 1U << 0U,   ///< wants credit soon, a batch of it; looks by itself
-  kSenderUrgent = 1U << 1U,  ///< wants any there is, and may sleep: to be woken
+  kSenderSleeps = 1U << 1U,  ///< wants any there is, and is to be woken
 };
+
+/// A sender that waits and looks by itself gets credit when this part of the window was consumed.
+inline constexpr std::uint64_t kBatchPart = 16;
 
 /// The words beside a ring that both of its ends touch. For local rings it lives with the ring, in
 /// memory that both map; for remote ones each end has its own, fed by the link.
 ///
-/// Who writes what: the receiver `limit`, `consumed`, `receiver_closed`; the sender `sender_gone`;
-/// both `receiver_armed` and `senders_waiting` (set by the sleeper, taken by the waker), and
-/// `credit_epoch` (raised by the receiver, and by the sender's own process when the path ends).
-/// Either may find anything here that the other is not supposed to write.
+/// Who writes what: the receiver `limit`, `window`, `consumed`, `receiver_closed`,
+/// `receiver_barriers`; the sender `sender_gone`, `sender_barriers`; both `receiver_armed` and
+/// `senders_waiting` (set by the sleeper, taken by the waker), and `credit_epoch` (raised by the
+/// receiver, and by the sender's own process when the path ends). Either may find anything here
+/// that the other is not supposed to write.
 struct RingControl {
-  // Written by the receiver as it consumes.
-  alignas(kLine) std::atomic<std::uint64_t> limit;  ///< the sender may fill up to this cursor
-  std::atomic<std::uint64_t> consumed;              ///< everything before it has been consumed
+  // Written by the receiver now and then: a sender that waits looks here and disturbs nobody.
+  alignas(kLine) std::atomic<std::uint64_t> limit;  ///< the sender may fill up to this cursor,
+  std::atomic<std::uint64_t> window;                ///< or so far beyond `consumed` (local rings)
   // Read by the sender for every message, seldom written.
   alignas(kLine) std::atomic<std::uint32_t> receiver_armed;  ///< 1: the receiver sleeps, wake it
   std::atomic<std::uint32_t> receiver_closed;                ///< 1: no message is taken any more
+  /// 1: between arming and its last look the receiver makes a barrier for all (local rings only).
+  std::atomic<std::uint32_t> receiver_barriers;
   // Read by the receiver for every release, seldom written. Also a futex of the waiting senders.
   alignas(kLine) std::atomic<std::uint32_t> senders_waiting;
   std::atomic<std::uint32_t>
       credit_epoch;                        ///< futex word: rises whenever waiting senders are woken
   std::atomic<std::uint32_t> sender_gone;  ///< 1: the sender gave up without a fin (inproc only)
+  /// 1: between asking for a wake-up and its last look a sender makes a barrier for all.
+  std::atomic<std::uint32_t> sender_barriers;
+  // Written by the receiver for every message of a local ring.
+  alignas(kLine) std::atomic<std::uint64_t> consumed;  ///< everything before it has been consumed
 };
-static_assert(sizeof(RingControl) == 3 * kLine);
+static_assert(sizeof(RingControl) == 4 * kLine);
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 static_assert(std::atomic<std::uint32_t>::is_always_lock_free);
 

@@ -117,6 +117,20 @@ TEST(ByteRing, the_window_bounds_what_is_claimed_and_credit_reopens_it) {
   EXPECT_EQ(producer.claim(0, claim), ClaimResult::full);
 }
 
+TEST(ByteRing, credit_that_was_not_granted_yet_is_there_for_who_asks_for_any) {
+  Ring ring(4096, 1024);
+  ring.memory().control->window = ring.window();
+  RingProducer producer(ring.memory(), ring.window());
+  Claim claim;
+  while (producer.claim(48, claim) == ClaimResult::claimed) put(producer, claim, std::byte{1});
+  Record record;
+  ASSERT_EQ(ring.next(record), Inspection::record);
+  ring.memory().control->consumed = ring.head();
+  EXPECT_EQ(producer.claim(48, claim, Credit::granted), ClaimResult::full);
+  EXPECT_EQ(producer.claim(48, claim, Credit::any), ClaimResult::claimed);
+  EXPECT_EQ(producer.claim(0, claim, Credit::any), ClaimResult::full);
+}
+
 TEST(ByteRing, a_tombstone_is_passed_over) {
   Ring ring(4096);
   RingProducer producer(ring.memory(), ring.window());
@@ -136,10 +150,10 @@ TEST(ByteRing, nothing_is_claimed_after_the_last_record) {
   Ring ring(4096);
   RingProducer producer(ring.memory(), ring.window());
   Claim claim;
-  ASSERT_EQ(producer.claim_last(claim), ClaimResult::claimed);
+  ASSERT_EQ(producer.claim_last(claim, Credit::granted), ClaimResult::claimed);
   producer.commit(claim, kFin);
   EXPECT_EQ(producer.claim(0, claim), ClaimResult::closed);
-  EXPECT_EQ(producer.claim_last(claim), ClaimResult::closed);
+  EXPECT_EQ(producer.claim_last(claim, Credit::granted), ClaimResult::closed);
   EXPECT_EQ(producer.tail(), 16U);
 }
 

@@ -430,7 +430,10 @@ TEST_P(HostileSenderTest, control_words_of_a_shared_ring_belong_to_their_ring_al
     for (int i = 0; i < 1'000; ++i) {
       RingControl& control = hostile.control();
       control.limit = random();
+      control.window = random();
       control.consumed = random();
+      control.receiver_barriers = static_cast<std::uint32_t>(random());
+      control.sender_barriers = static_cast<std::uint32_t>(random() % 2);
       control.receiver_armed = static_cast<std::uint32_t>(random());
       control.senders_waiting = static_cast<std::uint32_t>(random());
       control.credit_epoch = static_cast<std::uint32_t>(random());
@@ -745,6 +748,7 @@ TEST_P(HostileReceiverTest, scribbling_over_a_shared_ring_harms_nobody_else) {
     while (!over) {
       RingControl& control = *ring.control;
       control.limit = strange();
+      control.window = strange();
       control.consumed = strange();
       control.receiver_armed = static_cast<std::uint32_t>(random());
       control.senders_waiting = static_cast<std::uint32_t>(random());

@@ -26,13 +26,16 @@ TEST(Layout, sizes_and_offsets_are_those_of_wire_version_1) {
   EXPECT_EQ(offsetof(CreditLine, check), 32U);
   EXPECT_EQ(kRingDataOffset, 4096U);
   EXPECT_EQ(sizeof(FrameHeader), 12U);
-  EXPECT_EQ(sizeof(RingControl), 192U);
-  EXPECT_EQ(offsetof(RingControl, consumed), 8U);
+  EXPECT_EQ(sizeof(RingControl), 256U);
+  EXPECT_EQ(offsetof(RingControl, window), 8U);
   EXPECT_EQ(offsetof(RingControl, receiver_armed), 64U);
   EXPECT_EQ(offsetof(RingControl, receiver_closed), 68U);
+  EXPECT_EQ(offsetof(RingControl, receiver_barriers), 72U);
   EXPECT_EQ(offsetof(RingControl, senders_waiting), 128U);
   EXPECT_EQ(offsetof(RingControl, credit_epoch), 132U);
   EXPECT_EQ(offsetof(RingControl, sender_gone), 136U);
+  EXPECT_EQ(offsetof(RingControl, sender_barriers), 140U);
+  EXPECT_EQ(offsetof(RingControl, consumed), 192U);
 }
 
 TEST(Layout, a_record_takes_its_header_and_a_multiple_of_sixteen_bytes) {
