@@ -46,11 +46,20 @@ listen() {
   use_port 7106
   start_listener
   wait_until "data flows" has_size out 100000
-  ip link set "$PENSTOCK_NETDEV" down
+  cut_network
   expect_status "$listener" 1 "the listener whose network is cut"
   expect_text listener.err "a sender was lost"
-  ip link set "$PENSTOCK_NETDEV" up
+  mend_network
 }
+
+# Drops what comes and what goes. Not `ip link set down`: packets that are under way then stay in
+# the drivers' rings, and the kernel waits for them, up to a minute, when a queue pair is destroyed.
+cut_network() {
+  tc qdisc add dev "$PENSTOCK_NETDEV" clsact
+  tc filter add dev "$PENSTOCK_NETDEV" ingress matchall action drop
+  tc filter add dev "$PENSTOCK_NETDEV" egress matchall action drop
+}
+mend_network() { tc qdisc del dev "$PENSTOCK_NETDEV" clsact; }
 
 send() {
   use_port 7101
