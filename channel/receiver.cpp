@@ -17,6 +17,7 @@ const char* to_string(RecvStatus status) noexcept {
     case RecvStatus::too_small: return "buffer too small";
     case RecvStatus::view_limit: return "too many messages held";
     case RecvStatus::forked: return "handle of the parent process";
+    case RecvStatus::cancelled: return "cancelled";
   }
   return "unknown";
 }

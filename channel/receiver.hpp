@@ -12,6 +12,7 @@
 
 #include "penstock/channel/options.hpp"
 #include "penstock/channel/stats.hpp"
+#include "penstock/channel/status.hpp"
 #include "penstock/transport/line.hpp"
 
 namespace penstock::inline v1 {
@@ -19,20 +20,6 @@ namespace penstock::inline v1 {
 class Inlet;
 class Mailbox;
 struct Drain;
-
-enum class [[nodiscard]] RecvStatus : std::uint8_t{
-    received,
-    empty,      ///< try_recv: nothing now
-    timed_out,  ///< recv_for: nothing in time
-    closed,  ///< every sender that was there has closed, and all their messages were received, or
-             ///< was reported as lost; or this receiver was closed
-    peer_lost,  ///< one sender is gone without a good-bye: source() and loss() say who and how far.
-                ///< Reported once a sender, after its last whole message; others go on
-    too_small,  ///< recv_into: the buffer cannot hold the message, which stays for the next call
-    view_limit,  ///< kMaxViews messages of one sender are held and not released
-    forked,      ///< this handle belongs to the parent process
-};
-[[nodiscard]] const char* to_string(RecvStatus status) noexcept;
 
 /// How a lost sender ended.
 struct Loss {

@@ -17,6 +17,7 @@ const char* to_string(SendStatus status) noexcept {
     case SendStatus::peer_lost: return "peer lost";
     case SendStatus::too_large: return "message too large";
     case SendStatus::forked: return "handle of the parent process";
+    case SendStatus::cancelled: return "cancelled";
   }
   return "unknown";
 }

@@ -11,34 +11,13 @@
 
 #include "penstock/channel/options.hpp"
 #include "penstock/channel/stats.hpp"
+#include "penstock/channel/status.hpp"
 #include "penstock/transport/line.hpp"
 
 namespace penstock::inline v1 {
 
 class Outlet;
 struct Tally;
-
-/// What became of a message. Anything but `sent` means that the message was not taken and is still
-/// the caller's.
-enum class [[nodiscard]] SendStatus : std::uint8_t{
-    sent,       ///< accepted: it will be delivered unless the peer is lost
-    full,       ///< try_send: no room now
-    timed_out,  ///< send_for: no room in time
-    closed,     ///< the receiver is gone, or this sender was closed
-    peer_lost,  ///< the receiver died or the path to it failed; see stats()
-    too_large,  ///< longer than stats().max_message
-    forked,     ///< this handle belongs to the parent process
-};
-[[nodiscard]] const char* to_string(SendStatus status) noexcept;
-
-/// How far everything sent so far has got.
-enum class [[nodiscard]] FlushStatus : std::uint8_t{
-    consumed,   ///< all of it has been handed to the receiving application and released
-    timed_out,  ///< not all of it yet; stats().progress says how far
-    closed,     ///< the receiver closed before it had consumed all
-    peer_lost, forked,
-};
-[[nodiscard]] const char* to_string(FlushStatus status) noexcept;
 
 /// Room for one message in the channel's own memory, to be filled in place. Dropping it gives the
 /// room back. Must not outlive its Sender; not thread-safe.

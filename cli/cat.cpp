@@ -186,7 +186,8 @@ class Sink {
       case RecvStatus::empty:
       case RecvStatus::timed_out: return true;
       case RecvStatus::too_small:
-      case RecvStatus::forked: break;
+      case RecvStatus::forked:
+      case RecvStatus::cancelled: break;
     }
     throw CommandError(to_string(message.status()));
   }

@@ -25,6 +25,7 @@ class Category final : public std::error_category {
       case Errc::module_broken: return "transport module broken";
       case Errc::forked: return "handle of the parent process";
       case Errc::system: return "system error";
+      case Errc::bad_option: return "setting out of range";
     }
     return "unknown error " + std::to_string(code);
   }

@@ -23,6 +23,7 @@ enum class Errc {
   module_broken,          ///< a transport module is there but cannot be loaded
   forked,                 ///< the handle belongs to the parent of this process
   system,                 ///< a system call failed; the text has its own error
+  bad_option,             ///< a setting out of its range
 };
 
 [[nodiscard]] const std::error_category& error_category() noexcept;

@@ -59,6 +59,7 @@ works() {
   output=$("$program" "package-test-$$") || fail "$program: exit status $?"
   printf '%s\n' "$output"
   grep -qx 'inproc: received' <<<"$output" || fail "$program: nothing came through inproc:"
+  grep -qx 'typed: received' <<<"$output" || fail "$program: nothing came through a typed channel"
   grep -qx 'shm: received' <<<"$output" || fail "$program: nothing came through shm:"
   if compgen -G '/sys/class/infiniband/*' >/dev/null; then
     grep -qE '^rdma: (available|transport unavailable: )' <<<"$output" ||

@@ -4,6 +4,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include <penstock/channel/channel.hpp>
+#include <penstock/channel/local_channel.hpp>
+#include <penstock/channel/select.hpp>
 
 #include <cstddef>
 #include <fstream>
@@ -12,6 +14,7 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <utility>
 
 namespace {
 
@@ -29,6 +32,13 @@ void between_threads() {
   auto receiver = penstock::bind("inproc:package");
   const std::jthread thread([] { send("inproc:package", "inproc: received"); });
   print_all(receiver);
+
+  auto [tx, rx] = penstock::v2::channel<std::string, penstock::v2::spsc>(1);
+  const std::jthread sender([tx = std::move(tx)]() mutable {
+    if (tx.send("typed: received") != penstock::SendStatus::sent) std::cerr << "typed: not sent\n";
+  });
+  penstock::v2::select(
+      penstock::v2::on_recv(rx, [](auto got) { std::cout << (got ? *got : "nothing") << '\n'; }));
 }
 
 int between_processes(const std::string& name) {

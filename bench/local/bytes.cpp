@@ -105,5 +105,3 @@ BENCHMARK_CAPTURE(penstock_bytes, shm, "shm:bench?capacity=128KiB")
     ->Iterations(1);
 
 }  // namespace
-
-BENCHMARK_MAIN();

@@ -1,0 +1,91 @@
+#include "penstock/channel/wait_list.hpp"
+
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <limits>
+
+#include "penstock/channel/barrier.hpp"
+#include "penstock/channel/park.hpp"
+
+namespace penstock::v2 {
+
+void WaitList::unlink(WaitNode& node) noexcept {
+  (node.before != nullptr ? node.before->after : first_) = node.after;
+  (node.after != nullptr ? node.after->before : last_) = node.before;
+  node.before = node.after = nullptr;
+  node.queued = false;
+  waiting_.fetch_sub(1, std::memory_order_relaxed);  // relaxed: with the mutex held
+}
+
+bool WaitList::add(WaitNode& node) noexcept {
+  {
+    const std::lock_guard lock(mutex_);
+    if (node.queued) return false;
+    node.before = last_;
+    node.queued = true;
+    (last_ != nullptr ? last_->after : first_) = &node;
+    last_ = &node;
+    waiting_.fetch_add(1, std::memory_order_seq_cst);  // SYNC awaited (waiter)
+  }
+  if (barriers_) barrier_for_all(BarrierScope::process);
+  return true;
+}
+
+bool WaitList::remove(WaitNode& node) noexcept {
+  const std::lock_guard lock(mutex_);
+  if (!node.queued) return false;
+  unlink(node);
+  return true;
+}
+
+void WaitList::wake(std::size_t count) noexcept {
+  std::array<Wake, 16> wakes;
+  while (count != 0) {
+    std::size_t chosen = 0;
+    bool more = true;
+    {
+      const std::lock_guard lock(mutex_);
+      while (chosen < std::min(count, wakes.size())) {
+        auto* node = first_;
+        more = node != nullptr;
+        if (!more) break;
+        unlink(*node);
+        wakes[chosen] = {};
+        if (node->waiter->choose(wakes[chosen])) ++chosen;
+      }
+    }
+    for (std::size_t i = 0; i < chosen; ++i)
+      if (wakes[i].run != nullptr) wakes[i].run(wakes[i].what);
+    if (!more) return;
+    count -= chosen;
+  }
+}
+
+void WaitList::wake_all() noexcept { wake(std::numeric_limits<std::size_t>::max()); }
+
+WaitingThread::WaitingThread() noexcept
+    : Waiter([](Waiter& self, Wake& wake) noexcept {
+        auto& chosen = static_cast<WaitingThread&>(self).chosen_;
+        if (chosen.exchange(1, std::memory_order_acq_rel) != 0) return false;  // SYNC chosen
+        // The thread may go on, and this object with it, as soon as the mutex is released: what
+        // remains is an address, and a wake-up there does no harm to whoever sleeps there then.
+        wake = {[](void* word) noexcept {
+                  ::syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
+                },
+                &chosen};
+        return true;
+      }) {}
+
+bool WaitingThread::sleep(TimePoint deadline) noexcept {
+  while (chosen_.load(std::memory_order_acquire) == 0) {  // SYNC chosen
+    if (deadline != TimePoint::max() && Clock::now() >= deadline) return false;
+    futex_wait(chosen_, 0, deadline, FUTEX_WAIT_PRIVATE);
+  }
+  return true;
+}
+
+}  // namespace penstock::v2

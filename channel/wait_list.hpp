@@ -1,0 +1,132 @@
+// Who waits for one end of a channel, and how they are woken: threads, coroutines, selects.
+//
+// Who writes what: the list and its nodes whoever holds the mutex; `waiting_` likewise, and read
+// without it by whoever has made something available.
+//
+// Invariants: a waiter adds itself, then tries once more what it waits for; who makes something
+// available does so, then looks whether somebody waits. One of the two sees the other, by
+// sequentially consistent operations on `waiting_`, or by the barrier that the waiter makes for all
+// (barrier.hpp). A waiter that was chosen and leaves without what it waited for has another one
+// chosen. So no wake-up is lost.
+//
+// Lifetime: a node lives in its waiter, and is removed before it goes.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+
+#include "penstock/transport/clock.hpp"
+
+namespace penstock::v2 {
+
+/// What wakes a chosen waiter; run with no lock held. May be nothing.
+struct Wake {
+  void (*run)(void* what) noexcept = nullptr;
+  void* what = nullptr;
+};
+
+/// Somebody who waits in one list or in several.
+class Waiter {
+ public:
+  /// Called with a list's mutex held. False: has been chosen already, by another list. Not a
+  /// virtual function: a list may call it while the waiter is being destroyed, until that has
+  /// removed it.
+  using Choose = bool (*)(Waiter& self, Wake& wake) noexcept;
+
+  explicit Waiter(Choose how) noexcept : choose_(how) {}
+  Waiter(const Waiter&) = delete;
+  Waiter& operator=(const Waiter&) = delete;
+  Waiter(Waiter&&) = delete;
+  Waiter& operator=(Waiter&&) = delete;
+  [[nodiscard]] bool choose(Wake& wake) noexcept { return choose_(*this, wake); }
+
+ protected:
+  ~Waiter() = default;
+
+ private:
+  const Choose choose_;
+};
+
+/// A waiter's place in one list.
+struct WaitNode {
+  explicit WaitNode(Waiter& who) noexcept : waiter(&who) {}
+  Waiter* waiter;
+  WaitNode* before = nullptr;
+  WaitNode* after = nullptr;
+  bool queued = false;
+};
+
+/// Thread-safe.
+class WaitList {
+ public:
+  /// `barriers`: waiters make a barrier for all, so that awaited() needs none.
+  explicit WaitList(bool barriers) noexcept : barriers_(barriers) {}
+
+  /// Somebody is there to be chosen. To be called after what they wait for was made available.
+  [[nodiscard]] bool awaited() noexcept {
+    // SYNC awaited (waker): what was made available is seen by a waiter that this does not see.
+    if (!barriers_) return waiting_.fetch_add(0, std::memory_order_seq_cst) != 0;
+    std::atomic_signal_fence(std::memory_order_seq_cst);  // for the compiler
+    return waiting_.load(std::memory_order_relaxed) != 0;
+  }
+  /// Chooses and wakes up to `count` of those who wait, the longest first.
+  void wake(std::size_t count) noexcept;
+  void wake_all() noexcept;
+
+  /// Queues `node`, unless it is queued; true: it was not, and what is waited for must be tried
+  /// again. SYNC awaited (waiter)
+  bool add(WaitNode& node) noexcept;
+  /// False: it was not queued any more. After this nobody knows of the node.
+  bool remove(WaitNode& node) noexcept;
+
+ private:
+  void unlink(WaitNode& node) noexcept;
+
+  const bool barriers_;
+  std::atomic<std::uint32_t> waiting_{0};
+  std::mutex mutex_;  // guards both below
+  WaitNode* first_ = nullptr;
+  WaitNode* last_ = nullptr;
+};
+
+/// A waiter's stay in a list. One that leaves early and was chosen meanwhile has another one
+/// chosen.
+class Queued {
+ public:
+  Queued(WaitList& list, Waiter& waiter) noexcept : list_(list), node_(waiter) {
+    (void)list_.add(node_);
+  }
+  Queued(const Queued&) = delete;
+  Queued& operator=(const Queued&) = delete;
+  Queued(Queued&&) = delete;
+  Queued& operator=(Queued&&) = delete;
+  ~Queued() {
+    if (!left_ && !list_.remove(node_)) list_.wake(1);
+  }
+  /// To be followed by trying what was waited for: it may have been chosen for that.
+  void leave() noexcept {
+    left_ = true;
+    (void)list_.remove(node_);
+  }
+
+ private:
+  WaitList& list_;
+  WaitNode node_;
+  bool left_ = false;
+};
+
+/// A thread that waits.
+class WaitingThread final : public Waiter {
+ public:
+  WaitingThread() noexcept;
+  /// Sleeps until it is chosen. False: the deadline came first.
+  [[nodiscard]] bool sleep(TimePoint deadline) noexcept;
+
+ private:
+  // SYNC chosen: what the waker did before happens-before the sleeper goes on. A futex word.
+  std::atomic<std::uint32_t> chosen_{0};
+};
+
+}  // namespace penstock::v2

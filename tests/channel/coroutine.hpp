@@ -1,0 +1,79 @@
+// The least of a coroutine library, for tests.
+#pragma once
+
+#include <atomic>
+#include <coroutine>
+#include <cstddef>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <utility>
+
+#include "penstock/channel/async.hpp"
+
+namespace penstock::test {
+
+/// A coroutine that starts at once; destroying the object destroys it, wherever it is suspended.
+class Task {
+ public:
+  struct promise_type {
+    Task get_return_object() {
+      return Task(std::coroutine_handle<promise_type>::from_promise(*this));
+    }
+    std::suspend_never initial_suspend() noexcept { return {}; }
+    std::suspend_always final_suspend() noexcept {
+      done.store(true, std::memory_order_release);
+      return {};
+    }
+    void return_void() noexcept {}
+    void unhandled_exception() noexcept { std::terminate(); }
+    std::atomic<bool> done{false};
+  };
+
+  Task() = default;
+  explicit Task(std::coroutine_handle<promise_type> coroutine) : coroutine_(coroutine) {}
+  Task(Task&& other) noexcept : coroutine_(std::exchange(other.coroutine_, nullptr)) {}
+  Task& operator=(Task&& other) noexcept {
+    std::swap(coroutine_, other.coroutine_);
+    return *this;
+  }
+  Task(const Task&) = delete;
+  Task& operator=(const Task&) = delete;
+  ~Task() {
+    if (coroutine_) coroutine_.destroy();
+  }
+  [[nodiscard]] bool done() const {
+    return !coroutine_ || coroutine_.promise().done.load(std::memory_order_acquire);
+  }
+
+ private:
+  std::coroutine_handle<promise_type> coroutine_;
+};
+
+/// Tasks of an executor, run by whoever calls run().
+class Loop {
+ public:
+  [[nodiscard]] v2::Executor executor() {
+    return [this](std::function<void()> task) {
+      const std::lock_guard lock(mutex_);
+      tasks_.push_back(std::move(task));
+    };
+  }
+  /// Runs what is there; how many there were.
+  std::size_t run() {
+    std::deque<std::function<void()>> tasks;
+    {
+      const std::lock_guard lock(mutex_);
+      tasks.swap(tasks_);
+    }
+    for (auto& task : tasks) task();
+    return tasks.size();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::deque<std::function<void()>> tasks_;
+};
+
+}  // namespace penstock::test
