@@ -87,6 +87,13 @@ class Local {
     });
   }
 
+  /// As try_send(), but the oldest message makes room, and goes to `take`.
+  template <class Take>
+  [[nodiscard]] SendStatus force(T&& value, Take&& take) noexcept {
+    if (const auto refused = refusal_to_send(); refused != SendStatus::sent) return refused;
+    return sent(ring_.force(std::move(value), take), 1);
+  }
+
   [[nodiscard]] SendStatus try_claim(std::uint64_t& first, std::size_t& count) noexcept {
     if (const auto refused = refusal_to_send(); refused != SendStatus::sent) return refused;
     return status_of(ring_.claim(first, count, Credit::any));

@@ -266,15 +266,14 @@ class alignas(kLine) Sender {
     const auto status = local_->send(deadline, std::forward<U>(value));
     return status == SendStatus::full ? SendStatus::timed_out : status;
   }
-  /// Never waits: where the channel is full, the oldest message makes room.
-  Forced<T> force_send(T value) requires(several_consumers(kTopology)) {
+  /// Never waits: where the channel is full, the oldest message makes room. `full` only where that
+  /// one was claimed and is not published yet. `value` is left alone unless it is sent.
+  Forced<T> force_send(T&& value) requires(several_consumers(kTopology)) {
     Forced<T> forced;
-    if (!local_) return forced;
-    while ((forced.status = local_->try_send(std::move(value))) == SendStatus::full) {
-      if (forced.evicted) continue;  // its room was taken by another sender
-      (void)local_->try_recv(
-          [&](T&& oldest) noexcept { forced.evicted.emplace(std::move(oldest)); });
-    }
+    if (local_)
+      forced.status = local_->force(std::move(value), [&](T&& oldest) noexcept {
+        forced.evicted.emplace(std::move(oldest));
+      });
     return forced;
   }
 

@@ -138,6 +138,34 @@ class SlotRing {
     return ClaimResult::claimed;
   }
 
+  /// Several consumers: as push(), but where the ring is full the oldest value goes to `take` and
+  /// `value` into its slot. `full` only where that one's own sender has not published it yet.
+  template <class Take>
+  [[nodiscard]] ClaimResult force(T&& value, Take&& take) noexcept requires kConsumers {
+    for (;;) {
+      if (const auto result = push(Credit::any, std::move(value)); result != ClaimResult::full)
+        return result;
+      std::uint64_t head = head_.load(std::memory_order_relaxed);
+      std::uint64_t tail = head + capacity();
+      if (tail_.load(std::memory_order_relaxed) != tail) continue;  // not full any more, or closed
+      auto& s = slot(head);
+      const auto stamp = s.stamp.load(std::memory_order_acquire);  // SYNC slot-publish (consumer)
+      if (stamp >> kStateBits == head && (stamp & kStates) == kFree) return ClaimResult::full;
+      if (stamp >> kStateBits != head ||
+          !head_.compare_exchange_strong(head, head + 1, std::memory_order_relaxed))
+        continue;
+      if ((stamp & kStates) == kReady) hand_over(s, take);
+      // The slot is not free, so nobody else claims its next position; but it may have been closed.
+      if (!tail_.compare_exchange_strong(tail, tail + 1, std::memory_order_relaxed)) {
+        s.stamp.store((tail & ~kClosed) << kStateBits | kFree, std::memory_order_release);
+        return ClaimResult::closed;
+      }
+      std::construct_at(s.value(), std::move(value));
+      publish(tail);
+      return ClaimResult::claimed;
+    }
+  }
+
   /// No claim succeeds after this. From any thread with several producers, else from the producer.
   /// SYNC closed (producer): what was claimed before is seen by who sees this.
   void close() noexcept {

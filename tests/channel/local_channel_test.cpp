@@ -695,6 +695,43 @@ TYPED_TEST(LocalChannel, delivers_exactly_once_in_an_order_that_all_agree_on) {
           }
 }
 
+TEST(LocalChannelForce, says_full_where_the_oldest_is_not_there_yet) {
+  auto [tx, rx] = channel<int, mpmc>(2);
+  auto still = tx.reserve();
+  ASSERT_EQ(tx.send(1), SendStatus::sent);
+  EXPECT_EQ(tx.force_send(2).status, SendStatus::full);
+  still.emplace(0);
+  still.commit();
+  const auto forced = tx.force_send(2);
+  EXPECT_EQ(forced.status, SendStatus::sent);
+  EXPECT_EQ(forced.evicted, 0);
+  EXPECT_EQ(*rx.recv(), 1);
+  EXPECT_EQ(*rx.recv(), 2);
+}
+
+TEST(LocalChannelStress, force_send_goes_on_though_nobody_receives) {
+  auto [tx, rx] = channel<std::size_t, mpmc>(2);
+  constexpr std::size_t kEach = 20'000;
+  std::vector<std::atomic<int>> seen(3 * kEach);
+  std::vector<std::thread> threads;
+  for (std::size_t who = 0; who < 3; ++who)
+    threads.emplace_back([&seen, who, tx = tx.clone()]() mutable {
+      for (std::size_t i = 0; i < kEach; ++i) {
+        auto status = SendStatus::full;
+        while (status == SendStatus::full) {  // another one is between claim and publication
+          const auto forced = tx.force_send(who * kEach + i);
+          status = forced.status;
+          if (forced.evicted) ++seen[*forced.evicted];
+        }
+        EXPECT_EQ(status, SendStatus::sent);
+      }
+    });
+  for (auto& thread : threads) thread.join();
+  tx = {};
+  for (const auto value : rx) ++seen[value];
+  EXPECT_TRUE(std::ranges::all_of(seen, [](const auto& n) { return n == 1; }));
+}
+
 TEST(LocalChannelStress, force_send_loses_nothing_but_what_it_hands_back) {
   auto [tx, rx] = channel<std::size_t, mpmc>(4);
   constexpr std::size_t kEach = 20'000;
@@ -704,9 +741,13 @@ TEST(LocalChannelStress, force_send_loses_nothing_but_what_it_hands_back) {
   for (std::size_t who = 0; who < kSenders; ++who)
     threads.emplace_back([&seen, who, tx = tx.clone()]() mutable {
       for (std::size_t i = 0; i < kEach; ++i) {
-        const auto forced = tx.force_send(who * kEach + i);
-        EXPECT_EQ(forced.status, SendStatus::sent);
-        if (forced.evicted) ++seen[*forced.evicted];
+        auto status = SendStatus::full;
+        while (status == SendStatus::full) {
+          const auto forced = tx.force_send(who * kEach + i);
+          status = forced.status;
+          if (forced.evicted) ++seen[*forced.evicted];
+        }
+        EXPECT_EQ(status, SendStatus::sent);
       }
     });
   threads.emplace_back([&seen, &rx = rx] {
