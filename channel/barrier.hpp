@@ -25,7 +25,9 @@ enum class BarrierScope : std::uint8_t {
 [[nodiscard]] bool enroll_in_barriers() noexcept;
 
 /// Every enrolled thread in `scope` has passed a full barrier. Microseconds; a system call that
-/// interrupts the CPUs where such threads run. Only where enroll_in_barriers() said true.
+/// interrupts the CPUs where such threads run. Only where enroll_in_barriers() said true, and it
+/// must stay allowed: a process that forbids itself membarrier(2) later loses wake-ups and
+/// exclusion.
 void barrier_for_all(BarrierScope scope) noexcept;
 
 }  // namespace penstock::inline v1

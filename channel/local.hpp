@@ -94,6 +94,7 @@ class Local {
     return sent(ring_.force(std::move(value), take), 1);
   }
 
+  /// As claim(), without waiting.
   [[nodiscard]] SendStatus try_claim(std::uint64_t& first, std::size_t& count) noexcept {
     if (const auto refused = refusal_to_send(); refused != SendStatus::sent) return refused;
     return status_of(ring_.claim(first, count, Credit::any));
