@@ -2,6 +2,27 @@
 
 namespace penstock::v2 {
 
+namespace {
+
+/// Those whom this thread is to resume, and is it at it?
+thread_local constinit AsyncTurn turns{nullptr, nullptr};
+thread_local constinit bool taking_turns = false;
+
+void queue(AsyncTurn& turn) noexcept {
+  if (turns.after == nullptr) turns = {&turns, &turns};  // this thread's first
+  turn.before = turns.before;
+  turn.after = &turns;
+  turn.before->after = turn.after->before = &turn;
+}
+
+void leave(AsyncTurn& turn) noexcept {
+  turn.before->after = turn.after;
+  turn.after->before = turn.before;
+  turn.before = turn.after = &turn;
+}
+
+}  // namespace
+
 AsyncWait::~AsyncWait() {
   if (list_ == nullptr) return;  // was never suspended
   on_stop_.reset();              // waits for one that runs
@@ -14,6 +35,7 @@ AsyncWait::~AsyncWait() {
   // Its task has not run yet, perhaps not even been posted, and must not find it. Where it was
   // chosen, it was for nothing.
   if (ticket_) ticket_->wait.store(nullptr, std::memory_order_release);  // SYNC ticket
+  leave(*this);
   if (!list_->remove(node_)) list_->wake(1);
 }
 
@@ -29,8 +51,10 @@ void AsyncWait::happened() noexcept {
 }
 
 Wake AsyncWait::dispatch() noexcept {
-  if (!ticket_)
-    return {[](void* wait) noexcept { static_cast<AsyncWait*>(wait)->look_and_resume(); }, this};
+  if (!ticket_) {
+    queue(*this);
+    return {[](void*) noexcept { take_turns(); }, nullptr};
+  }
   ticket_->on_its_way = ticket_;
   return {[](void* raw) noexcept {
             const auto ticket = std::move(static_cast<Ticket*>(raw)->on_its_way);
@@ -41,6 +65,17 @@ Wake AsyncWait::dispatch() noexcept {
             });
           },
           ticket_.get()};
+}
+
+void AsyncWait::take_turns() noexcept {
+  if (taking_turns) return;
+  taking_turns = true;
+  while (turns.after != &turns) {
+    auto& turn = *turns.after;
+    leave(turn);
+    static_cast<AsyncWait&>(turn).look_and_resume();
+  }
+  taking_turns = false;
 }
 
 void AsyncWait::look_and_resume() noexcept {

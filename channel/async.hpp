@@ -32,10 +32,18 @@ namespace penstock::v2 {
 /// and must work for as long as such threads use the channel.
 using Executor = std::function<void(std::function<void()>)>;
 
+/// A place among those whom one thread is to resume, a circle; alone while it is in none.
+struct AsyncTurn {
+  AsyncTurn* before = this;
+  AsyncTurn* after = this;
+};
+
 /// One suspended await. Not thread-safe but as said above.
-class AsyncWait : public Waiter {
+class AsyncWait : public Waiter, private AsyncTurn {
  public:
-  /// `executor`: null where the coroutine is to be resumed by whoever has what it waits for.
+  /// `executor`: null where the coroutine is to be resumed by whoever has what it waits for: by its
+  /// thread, within its call. One after another: what such a coroutine wakes in turn is resumed
+  /// after it, so that no number of them takes more of the stack than one.
   AsyncWait(const std::shared_ptr<const Executor>& executor, std::stop_token stop) noexcept
       : Waiter([](Waiter& self, Wake& wake) noexcept {
           auto& wait = static_cast<AsyncWait&>(self);
@@ -82,6 +90,7 @@ class AsyncWait : public Waiter {
   /// As the owner: true: it is over. False: it is nobody's, and may be gone.
   [[nodiscard]] bool look() noexcept;
   void look_and_resume() noexcept;
+  static void take_turns() noexcept;
 
   const std::shared_ptr<const Executor>& executor_;
   const std::stop_token stop_;

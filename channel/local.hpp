@@ -32,7 +32,8 @@ enum class Waiting : std::uint8_t {
 /// Settings of an in-process channel.
 struct ChannelOptions {
   Waiting waiting = Waiting::adaptive;
-  Duration spin = kDefaultSpin;  ///< for `adaptive`; kForever is as `spin`, zero as `block`
+  /// For `adaptive`; kForever is as `spin`, zero or less as `block`.
+  Duration spin = kDefaultSpin;
 };
 
 /// Work and state of an in-process channel; of a moment that may be over.
@@ -308,7 +309,7 @@ class Local {
 
   const Birth birth_;
   const Duration spin_;
-  const bool barriers_ = spin_ != Duration::zero() && enroll_in_barriers();
+  const bool barriers_ = spin_ > Duration::zero() && enroll_in_barriers();
   // SYNC ends: what was sent or taken before an end is seen by who sees it. Seldom written.
   std::atomic<std::uint32_t> ends_{0};
   SlotRing<T, kTopology> ring_;

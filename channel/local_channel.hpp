@@ -220,6 +220,48 @@ class WeakReceiver {
   std::shared_ptr<Local<T, kTopology>> local_;
 };
 
+/// What the two ends of a channel have in common. Thread-safety: run_on() as sending and receiving,
+/// the rest from any thread while nobody moves or destroys the end.
+template <class T, Topology kTopology>
+class LocalEnd {
+ public:
+  explicit operator bool() const noexcept { return local_ != nullptr; }
+
+  /// Messages sent and not received, those among them whose senders have not published yet.
+  [[nodiscard]] std::size_t len() const noexcept { return local_ ? local_->ring().size() : 0; }
+  [[nodiscard]] bool is_empty() const noexcept { return len() == 0; }
+  [[nodiscard]] bool is_full() const noexcept { return len() == capacity(); }
+  [[nodiscard]] std::size_t capacity() const noexcept {
+    return local_ ? local_->ring().capacity() : 0;
+  }
+  [[nodiscard]] std::size_t sender_count() const noexcept { return local_ ? local_->senders() : 0; }
+  [[nodiscard]] std::size_t receiver_count() const noexcept {
+    return local_ ? local_->receivers() : 0;
+  }
+  [[nodiscard]] bool same_channel(const LocalEnd& other) const noexcept {
+    return local_ == other.local_;
+  }
+  /// No message will be added. There may be some left.
+  [[nodiscard]] bool is_closed() const noexcept { return !local_ || local_->closed(); }
+  [[nodiscard]] ChannelStats stats() const noexcept {
+    return local_ ? local_->stats() : ChannelStats{};
+  }
+
+  /// Where this end's coroutines run from now on; empty: within the call of whoever has what they
+  /// wait for.
+  void run_on(Executor executor) {
+    executor_ = executor ? std::make_shared<const Executor>(std::move(executor)) : nullptr;
+  }
+
+ protected:
+  LocalEnd() = default;
+  explicit LocalEnd(std::shared_ptr<Local<T, kTopology>> local) noexcept
+      : local_(std::move(local)) {}
+
+  std::shared_ptr<Local<T, kTopology>> local_;
+  std::shared_ptr<const Executor> executor_;
+};
+
 /// Sends messages, in order. What is not sent is left alone, with whoever wanted to send it.
 ///
 /// Thread-safety: one thread at a time per Sender; with several producers give each a clone().
@@ -227,15 +269,18 @@ class WeakReceiver {
 /// moved-from sender says `closed`. After set-up nothing is allocated, and no system call made but
 /// to sleep or to wake. A line of its own, as v1's.
 template <class T, Topology kTopology>
-class alignas(kLine) Sender {
+class alignas(kLine) Sender : public LocalEnd<T, kTopology> {
+  using End = LocalEnd<T, kTopology>;
+  using End::executor_;
+  using End::local_;
+
  public:
   Sender() = default;
   Sender(Sender&&) noexcept = default;
   Sender& operator=(Sender&& other) noexcept {
     if (this != &other) {
       leave();
-      local_ = std::move(other.local_);
-      executor_ = std::move(other.executor_);
+      End::operator=(std::move(other));
     }
     return *this;
   }
@@ -243,8 +288,6 @@ class alignas(kLine) Sender {
   Sender& operator=(const Sender&) = delete;
   /// The last one to go closes the channel; what was sent can still be received.
   ~Sender() { leave(); }
-
-  explicit operator bool() const noexcept { return local_ != nullptr; }
 
   /// Waits for room. A negative timeout is as zero.
   template <class U = T>
@@ -312,10 +355,6 @@ class alignas(kLine) Sender {
   LocalAwait<T, kTopology, ReserveStep<T, kTopology>> reserve_async(std::stop_token stop = {}) {
     return {local_.get(), executor_, std::move(stop), {}};
   }
-  /// Where this end's coroutines run from now on; empty: wherever room is made for them.
-  void run_on(Executor executor) {
-    executor_ = executor ? std::make_shared<const Executor>(std::move(executor)) : nullptr;
-  }
 
   /// Waits until everything that was sent before has been received.
   FlushStatus flush(Duration timeout = kForever) noexcept {
@@ -325,7 +364,6 @@ class alignas(kLine) Sender {
   void close() noexcept {
     if (local_ && local_->here()) local_->close_sending();
   }
-  [[nodiscard]] bool is_closed() const noexcept { return !local_ || local_->closed(); }
 
   [[nodiscard]] Sender clone() const noexcept requires(several_producers(kTopology)) {
     if (local_) local_->add_sender();
@@ -337,24 +375,6 @@ class alignas(kLine) Sender {
     return weak;
   }
 
-  /// Messages sent and not received, those among them whose senders have not published yet.
-  [[nodiscard]] std::size_t len() const noexcept { return local_ ? local_->ring().size() : 0; }
-  [[nodiscard]] bool is_empty() const noexcept { return len() == 0; }
-  [[nodiscard]] bool is_full() const noexcept { return len() == capacity(); }
-  [[nodiscard]] std::size_t capacity() const noexcept {
-    return local_ ? local_->ring().capacity() : 0;
-  }
-  [[nodiscard]] std::size_t sender_count() const noexcept { return local_ ? local_->senders() : 0; }
-  [[nodiscard]] std::size_t receiver_count() const noexcept {
-    return local_ ? local_->receivers() : 0;
-  }
-  [[nodiscard]] bool same_channel(const Sender& other) const noexcept {
-    return local_ == other.local_;
-  }
-  [[nodiscard]] bool same_channel(const Receiver<T, kTopology>& other) const noexcept;
-  [[nodiscard]] ChannelStats stats() const noexcept {
-    return local_ ? local_->stats() : ChannelStats{};
-  }
   /// Where it waits for room (select.hpp); null where it has no channel.
   [[nodiscard]] WaitList* wait_list() const noexcept {
     return local_ ? &local_->writable() : nullptr;
@@ -367,7 +387,7 @@ class alignas(kLine) Sender {
   friend Ends<U, t> channel(std::size_t, const ChannelOptions&);
 
   /// Counted already.
-  explicit Sender(std::shared_ptr<Local<T, kTopology>> local) noexcept : local_(std::move(local)) {}
+  explicit Sender(std::shared_ptr<Local<T, kTopology>> local) noexcept : End(std::move(local)) {}
 
   [[nodiscard]] Room<T, kTopology> reserve_until(TimePoint deadline) noexcept {
     Room<T, kTopology> room;
@@ -437,9 +457,6 @@ class alignas(kLine) Sender {
   void leave() noexcept {
     if (const auto local = std::move(local_)) local->drop_sender();
   }
-
-  std::shared_ptr<Local<T, kTopology>> local_;
-  std::shared_ptr<const Executor> executor_;
 };
 
 /// Receives messages.
@@ -448,15 +465,18 @@ class alignas(kLine) Sender {
 /// and each message goes to exactly one of them. Errors: statuses. With one consumer a message
 /// whose move constructor throws stays in the channel, and the exception comes through.
 template <class T, Topology kTopology>
-class alignas(kLine) Receiver {
+class alignas(kLine) Receiver : public LocalEnd<T, kTopology> {
+  using End = LocalEnd<T, kTopology>;
+  using End::executor_;
+  using End::local_;
+
  public:
   Receiver() = default;
   Receiver(Receiver&&) noexcept = default;
   Receiver& operator=(Receiver&& other) noexcept {
     if (this != &other) {
       leave();
-      local_ = std::move(other.local_);
-      executor_ = std::move(other.executor_);
+      End::operator=(std::move(other));
     }
     return *this;
   }
@@ -464,8 +484,6 @@ class alignas(kLine) Receiver {
   Receiver& operator=(const Receiver&) = delete;
   /// The last one to go closes the channel; what is left in it is destroyed.
   ~Receiver() { leave(); }
-
-  explicit operator bool() const noexcept { return local_ != nullptr; }
 
   [[nodiscard]] Received<T> recv() { return recv_at(TimePoint::max(), RecvStatus::timed_out); }
   [[nodiscard]] Received<T> try_recv() {
@@ -499,17 +517,11 @@ class alignas(kLine) Receiver {
   LocalAwait<T, kTopology, RecvStep<T, kTopology>> recv_async(std::stop_token stop = {}) {
     return {local_.get(), executor_, std::move(stop), {}};
   }
-  /// Where this end's coroutines run from now on; empty: wherever messages are sent to them.
-  void run_on(Executor executor) {
-    executor_ = executor ? std::make_shared<const Executor>(std::move(executor)) : nullptr;
-  }
 
   /// Senders get `closed`; what is left is destroyed. For all clones.
   void close() noexcept {
     if (local_ && local_->here()) local_->close_receiving();
   }
-  /// No message will be added. There may be some left.
-  [[nodiscard]] bool is_closed() const noexcept { return !local_ || local_->closed(); }
 
   [[nodiscard]] Receiver clone() const noexcept requires(several_consumers(kTopology)) {
     if (local_) local_->add_receiver();
@@ -521,25 +533,6 @@ class alignas(kLine) Receiver {
     return weak;
   }
 
-  [[nodiscard]] std::size_t len() const noexcept { return local_ ? local_->ring().size() : 0; }
-  [[nodiscard]] bool is_empty() const noexcept { return len() == 0; }
-  [[nodiscard]] bool is_full() const noexcept { return len() == capacity(); }
-  [[nodiscard]] std::size_t capacity() const noexcept {
-    return local_ ? local_->ring().capacity() : 0;
-  }
-  [[nodiscard]] std::size_t sender_count() const noexcept { return local_ ? local_->senders() : 0; }
-  [[nodiscard]] std::size_t receiver_count() const noexcept {
-    return local_ ? local_->receivers() : 0;
-  }
-  [[nodiscard]] bool same_channel(const Receiver& other) const noexcept {
-    return local_ == other.local_;
-  }
-  [[nodiscard]] bool same_channel(const Sender<T, kTopology>& other) const noexcept {
-    return local_ == other.local_;
-  }
-  [[nodiscard]] ChannelStats stats() const noexcept {
-    return local_ ? local_->stats() : ChannelStats{};
-  }
   /// Where it waits for messages (select.hpp); null where it has no channel.
   [[nodiscard]] WaitList* wait_list() const noexcept {
     return local_ ? &local_->readable() : nullptr;
@@ -575,8 +568,7 @@ class alignas(kLine) Receiver {
   friend Ends<U, t> channel(std::size_t, const ChannelOptions&);
 
   /// Counted already.
-  explicit Receiver(std::shared_ptr<Local<T, kTopology>> local) noexcept
-      : local_(std::move(local)) {}
+  explicit Receiver(std::shared_ptr<Local<T, kTopology>> local) noexcept : End(std::move(local)) {}
 
   [[nodiscard]] Received<T> recv_at(TimePoint deadline, RecvStatus late) {
     Received<T> out(RecvStatus::closed);
@@ -604,9 +596,6 @@ class alignas(kLine) Receiver {
   void leave() noexcept {
     if (const auto local = std::move(local_)) local->drop_receiver();
   }
-
-  std::shared_ptr<Local<T, kTopology>> local_;
-  std::shared_ptr<const Executor> executor_;
 };
 
 /// A channel that holds up to `capacity` messages (rounded up to a power of two). Throws
@@ -623,11 +612,6 @@ template <class T, Topology kTopology = mpmc>
   local->add_sender();
   local->add_receiver();
   return {Sender<T, kTopology>(local), Receiver<T, kTopology>(local)};
-}
-
-template <class T, Topology kTopology>
-bool Sender<T, kTopology>::same_channel(const Receiver<T, kTopology>& other) const noexcept {
-  return other.same_channel(*this);
 }
 
 template <class T, Topology kTopology>

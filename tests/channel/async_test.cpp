@@ -2,11 +2,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <bit>
 #include <chrono>
 #include <cstdint>
 #include <memory>
 #include <random>
+#include <ranges>
 #include <stop_token>
 #include <string>
 #include <thread>
@@ -99,6 +102,46 @@ TEST(Async, runs_on_the_executor_it_was_given) {
   loop.run();
   EXPECT_TRUE(task.done());
   EXPECT_EQ(value, 9);
+}
+
+TEST(Async, any_number_may_wait) {
+  // Resumed one after another, not one within another: as many as there are would not fit the
+  // stack.
+  constexpr int kMany = 50'000;
+  auto [tx, rx] = channel<int, mpmc>(std::bit_ceil(static_cast<std::size_t>(kMany)));
+  std::vector<Receiver<int, mpmc>> receivers;
+  std::vector<RecvStatus> statuses(kMany);
+  std::vector<int> values(kMany, -1);
+  std::vector<Task> tasks;
+  for (int i = 0; i < kMany; ++i) receivers.push_back(rx.clone());
+  for (std::size_t i = 0; i < kMany; ++i)
+    tasks.push_back(receive_one(receivers[i], statuses[i], values[i]));
+  EXPECT_EQ(tx.send_many(std::views::iota(0, kMany)).count, kMany);
+  for (int i = 0; i < kMany; ++i) ASSERT_EQ(values[static_cast<std::size_t>(i)], i);
+}
+
+TEST(Async, one_that_was_chosen_may_be_destroyed_by_the_one_before_it) {
+  auto [tx, rx] = channel<int, mpmc>(4);
+  auto rx2 = rx.clone();
+  auto rx3 = rx.clone();
+  RecvStatus status{};
+  int value = 0;
+  int last = 0;
+  Task second;
+  const auto destroy_the_second = [](Receiver<int, mpmc>& from, Task& other) -> Task {
+    auto got = co_await from.recv_async();
+    EXPECT_EQ(*got, 1);
+    other = Task();
+  };
+  const auto first = destroy_the_second(rx, second);
+  second = receive_one(rx2, status, value);
+  const auto third = receive_one(rx3, status, last);
+  const std::array<int, 2> messages{1, 2};
+  EXPECT_EQ(tx.send_many(messages).count, 2U);
+  EXPECT_TRUE(first.done());
+  EXPECT_EQ(value, 0);
+  EXPECT_TRUE(third.done()) << "the wake-up goes to the next one";
+  EXPECT_EQ(last, 2);
 }
 
 TEST(Async, hears_that_the_channel_has_ended) {
