@@ -197,6 +197,10 @@ class RingProducer {
   [[nodiscard]] Cursor tail() const noexcept {
     return tail_.load(std::memory_order_relaxed) & ~kClosed;  // relaxed: a position, guards nothing
   }
+  /// The last record was claimed. Relaxed: guards nothing.
+  [[nodiscard]] bool closed() const noexcept {
+    return (tail_.load(std::memory_order_relaxed) & kClosed) != 0;
+  }
   [[nodiscard]] const RingView& view() const noexcept { return ring_; }
 
  private:

@@ -22,10 +22,6 @@
 namespace penstock::v2 {
 
 template <class T, Topology kTopology>
-class Sender;
-template <class T, Topology kTopology>
-class Receiver;
-template <class T, Topology kTopology>
 struct ReserveStep;
 
 /// The two ends of a new channel.
@@ -598,10 +594,11 @@ class alignas(kLine) Receiver : public LocalEnd<T, kTopology> {
   }
 };
 
-/// A channel that holds up to `capacity` messages (rounded up to a power of two). Throws
-/// SetupError: a capacity of 0 or above kMaxSlots, or no memory.
+/// A channel between threads that holds up to `capacity` messages (rounded up to a power of two).
+/// Throws SetupError: a capacity of 0 or above kMaxSlots, or no memory.
 template <class T, Topology kTopology = mpmc>
 [[nodiscard]] Ends<T, kTopology> channel(std::size_t capacity, const ChannelOptions& options = {}) {
+  static_assert(kTopology != remote, "bind<T>(uri) and connect<T>(uri) are for that");
   const auto slots = checked_capacity(capacity);
   std::shared_ptr<Local<T, kTopology>> local;
   try {

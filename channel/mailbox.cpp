@@ -27,7 +27,8 @@ constexpr auto kPassOn = std::chrono::milliseconds(1);
 
 }  // namespace
 
-Mailbox::Mailbox() : wake_fd_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
+Mailbox::Mailbox(MessageType type)
+    : type_(std::move(type)), wake_fd_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
   if (!wake_fd_) throw_errno("receiver: eventfd", errno);
 }
 
@@ -44,8 +45,8 @@ void Mailbox::bind(std::string_view text, const BindOptions& defaults) {
   spin_ns_.store(options.spin.count(), std::memory_order_relaxed);
   // Declared before the lock, so that it goes after the unlocking where this fails: its destruction
   // waits for handshakes under way, which take the mutex.
-  auto listener = transport->listen(uri, {options.capacity, options.window, options.liveness},
-                                    shared_from_this());
+  auto listener = transport->listen(
+      uri, {options.capacity, options.window, options.liveness, type_}, shared_from_this());
   const std::unique_lock lock(mutex_);
   if (closed_.load(std::memory_order_relaxed))
     throw SetupError(Errc::bad_uri, uri.text() + ": this receiver is closed: bind a new one");
@@ -284,6 +285,20 @@ void Mailbox::close() noexcept {
   listeners.clear();  // waits for handshakes under way: they call add(), which takes the mutex
   for (const auto& inlet : inlets) inlet->shut();
   notify();
+}
+
+bool Mailbox::join_others() noexcept {
+  auto count = receivers_.load(std::memory_order_relaxed);
+  // relaxed: a count; one that has reached zero stays there
+  while (count != 0 &&
+         !receivers_.compare_exchange_weak(count, count + 1, std::memory_order_relaxed)) {
+  }
+  return count != 0;
+}
+
+std::size_t Mailbox::senders() const noexcept {
+  const std::lock_guard lock(mutex_);
+  return inlets_.size();
 }
 
 void Mailbox::leave() noexcept {

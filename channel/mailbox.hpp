@@ -30,7 +30,8 @@ struct Drain {
 
 class Mailbox final : public InletSink, public std::enable_shared_from_this<Mailbox> {
  public:
-  Mailbox();
+  /// `type`: what its senders must send.
+  explicit Mailbox(MessageType type);
   ~Mailbox() override;
 
   /// Throws SetupError.
@@ -42,7 +43,14 @@ class Mailbox final : public InletSink, public std::enable_shared_from_this<Mail
   void close() noexcept;
 
   void join() noexcept { receivers_.fetch_add(1, std::memory_order_relaxed); }  // relaxed: counts
+  /// False: no receiver is left.
+  [[nodiscard]] bool join_others() noexcept;
   void leave() noexcept;
+  [[nodiscard]] std::size_t senders() const noexcept;
+  [[nodiscard]] std::size_t receivers() const noexcept {
+    return receivers_.load(std::memory_order_relaxed);
+  }
+  [[nodiscard]] bool all_closed() const noexcept;
 
   [[nodiscard]] bool here() const noexcept { return birth_.here(); }
   [[nodiscard]] ReceiverStats stats() const;
@@ -60,7 +68,6 @@ class Mailbox final : public InletSink, public std::enable_shared_from_this<Mail
   [[nodiscard]] Turn report_loss(const std::shared_ptr<Inlet>& lost, Message& out) noexcept;
   [[nodiscard]] Turn look_around(Drain& drain, Message& out) noexcept;
   [[nodiscard]] bool drop(const std::shared_ptr<Inlet>& inlet) noexcept;
-  [[nodiscard]] bool all_closed() const noexcept;
   void park(Drain& drain, TimePoint deadline) noexcept;
   [[nodiscard]] bool has_news(const Drain& drain) const noexcept;
   [[nodiscard]] bool fall_asleep(const Drain& drain, TimePoint deadline) noexcept;
@@ -68,6 +75,7 @@ class Mailbox final : public InletSink, public std::enable_shared_from_this<Mail
   void fold_counters() noexcept;
 
   const Birth birth_;
+  const MessageType type_;
   const Fd wake_fd_;
   std::atomic<std::int64_t> spin_ns_{0};  // relaxed: a setting
   std::atomic<std::uint32_t> receivers_{0};

@@ -58,6 +58,18 @@ Tally* Outlet::join() {
   return tallies_.emplace_back(std::make_unique<Tally>()).get();
 }
 
+Tally* Outlet::join_others() {
+  const std::lock_guard lock(mutex_);
+  if (tallies_.empty()) return nullptr;
+  ring_.share();
+  return tallies_.emplace_back(std::make_unique<Tally>()).get();
+}
+
+std::size_t Outlet::clones() const noexcept {
+  const std::lock_guard lock(mutex_);
+  return tallies_.size();
+}
+
 void Outlet::leave(Tally* tally) noexcept {
   if (!here()) return;
   {

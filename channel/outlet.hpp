@@ -41,6 +41,8 @@ class Outlet final : public ConnectionObserver, public std::enable_shared_from_t
 
   /// Adds a clone. Throws std::bad_alloc.
   [[nodiscard]] Tally* join();
+  /// As join(), but null where no clone is left.
+  [[nodiscard]] Tally* join_others();
   /// A clone goes; the last one says good-bye and lingers.
   void leave(Tally* tally) noexcept;
 
@@ -58,6 +60,11 @@ class Outlet final : public ConnectionObserver, public std::enable_shared_from_t
   [[nodiscard]] bool here() const noexcept { return birth_.here(); }
   [[nodiscard]] std::size_t max_message() const noexcept { return max_message_; }
   [[nodiscard]] PeerState state() const noexcept;
+  [[nodiscard]] std::size_t clones() const noexcept;
+  /// Nothing is accepted any more.
+  [[nodiscard]] bool closed() const noexcept {
+    return refusal() != SendStatus::sent || ring_.closed();
+  }
   [[nodiscard]] SenderStats stats() const;
 
   void on_goodbye(Cursor consumed) noexcept override;

@@ -18,6 +18,7 @@ const char* to_string(RecvStatus status) noexcept {
     case RecvStatus::view_limit: return "too many messages held";
     case RecvStatus::forked: return "handle of the parent process";
     case RecvStatus::cancelled: return "cancelled";
+    case RecvStatus::not_decoded: return "no message of this type";
   }
   return "unknown";
 }
@@ -102,10 +103,33 @@ Receiver Receiver::clone() const {
   return Receiver(mailbox_);
 }
 
+WeakReceiver Receiver::downgrade() const noexcept {
+  WeakReceiver weak;
+  weak.mailbox_ = mailbox_;
+  return weak;
+}
+
+Receiver WeakReceiver::upgrade() const {
+  Receiver receiver;
+  auto mailbox = mailbox_.lock();
+  if (!mailbox || !mailbox->here()) return receiver;
+  auto drain = std::make_unique<Drain>();
+  if (!mailbox->join_others()) return receiver;
+  receiver.mailbox_ = std::move(mailbox);
+  receiver.drain_ = std::move(drain);
+  return receiver;
+}
+
+std::size_t Receiver::sender_count() const noexcept { return mailbox_ ? mailbox_->senders() : 0; }
+std::size_t Receiver::receiver_count() const noexcept {
+  return mailbox_ ? mailbox_->receivers() : 0;
+}
+bool Receiver::is_closed() const noexcept { return !mailbox_ || mailbox_->all_closed(); }
+
 ReceiverStats Receiver::stats() const { return mailbox_ ? mailbox_->stats() : ReceiverStats{}; }
 
-Receiver bind(std::string_view uri, const BindOptions& options) {
-  Receiver receiver(std::make_shared<Mailbox>());
+Receiver bind(std::string_view uri, const BindOptions& options, const MessageType& type) {
+  Receiver receiver(std::make_shared<Mailbox>(type));
   receiver.bind(uri, options);
   return receiver;
 }

@@ -14,11 +14,13 @@
 #include "penstock/channel/stats.hpp"
 #include "penstock/channel/status.hpp"
 #include "penstock/transport/line.hpp"
+#include "penstock/transport/message_type.hpp"
 
 namespace penstock::inline v1 {
 
 class Inlet;
 class Mailbox;
+class WeakReceiver;
 struct Drain;
 
 /// How a lost sender ended.
@@ -135,11 +137,23 @@ class alignas(kLine) Receiver {
 
   /// Another receiver of the same channel, for another thread. Throws SetupError{forked}.
   [[nodiscard]] Receiver clone() const;
+  [[nodiscard]] WeakReceiver downgrade() const noexcept;
+  /// Senders connected now, and lost ones not yet reported.
+  [[nodiscard]] std::size_t sender_count() const noexcept;
+  /// Clones there are, this one among them.
+  [[nodiscard]] std::size_t receiver_count() const noexcept;
+  [[nodiscard]] bool same_channel(const Receiver& other) const noexcept {
+    return mailbox_ == other.mailbox_;
+  }
+  /// Nothing more will come: this receiver was closed, or all senders have gone and it is not
+  /// persistent.
+  [[nodiscard]] bool is_closed() const noexcept;
   /// May be called at any time; takes locks, allocates.
   [[nodiscard]] ReceiverStats stats() const;
 
  private:
-  friend Receiver bind(std::string_view, const BindOptions&);
+  friend class WeakReceiver;
+  friend Receiver bind(std::string_view, const BindOptions&, const MessageType&);
   explicit Receiver(std::shared_ptr<Mailbox> mailbox);
   [[nodiscard]] Message recv_until(Duration timeout) noexcept;
   void release() noexcept;
@@ -148,7 +162,20 @@ class alignas(kLine) Receiver {
   std::unique_ptr<Drain> drain_;  // this clone's own view of the senders
 };
 
-/// A receiver bound at `uri`. Throws SetupError.
-[[nodiscard]] Receiver bind(std::string_view uri, const BindOptions& options = {});
+/// A receiver that does not keep its channel open.
+class WeakReceiver {
+ public:
+  WeakReceiver() = default;
+  /// A new clone; an empty receiver where the last one is gone. Throws std::bad_alloc.
+  [[nodiscard]] Receiver upgrade() const;
+
+ private:
+  friend class Receiver;
+  std::weak_ptr<Mailbox> mailbox_;
+};
+
+/// A receiver bound at `uri`, for senders of this `type` only. Throws SetupError.
+[[nodiscard]] Receiver bind(std::string_view uri, const BindOptions& options = {},
+                            const MessageType& type = {});
 
 }  // namespace penstock::inline v1

@@ -8,6 +8,8 @@
 
 namespace penstock::inline v1 {
 
+static_assert(kMessageAlign == kRecordAlign);
+
 const char* to_string(SendStatus status) noexcept {
   switch (status) {
     case SendStatus::sent: return "sent";
@@ -18,6 +20,7 @@ const char* to_string(SendStatus status) noexcept {
     case SendStatus::too_large: return "message too large";
     case SendStatus::forked: return "handle of the parent process";
     case SendStatus::cancelled: return "cancelled";
+    case SendStatus::not_encoded: return "not encoded as its codec had said";
   }
   return "unknown";
 }
@@ -132,18 +135,34 @@ Sender Sender::clone() const {
   return {outlet_, outlet_->join()};
 }
 
+WeakSender Sender::downgrade() const noexcept {
+  WeakSender weak;
+  weak.outlet_ = outlet_;
+  return weak;
+}
+
+Sender WeakSender::upgrade() const {
+  auto outlet = outlet_.lock();
+  auto* const tally = outlet && outlet->here() ? outlet->join_others() : nullptr;
+  return tally != nullptr ? Sender(std::move(outlet), tally) : Sender();
+}
+
+std::size_t Sender::sender_count() const noexcept { return outlet_ ? outlet_->clones() : 0; }
+
+bool Sender::is_closed() const noexcept { return !outlet_ || outlet_->closed(); }
+
 std::size_t Sender::max_message() const noexcept { return outlet_ ? outlet_->max_message() : 0; }
 
 PeerState Sender::state() const noexcept { return outlet_ ? outlet_->state() : PeerState::closed; }
 
 SenderStats Sender::stats() const { return outlet_ ? outlet_->stats() : SenderStats{}; }
 
-Sender connect(std::string_view text, const ConnectOptions& defaults) {
+Sender connect(std::string_view text, const ConnectOptions& defaults, const MessageType& type) {
   const auto uri = Uri::parse(text);
   const auto transport = find_transport(uri.scheme);
   const auto options = connect_settings(uri, *transport, defaults);
   auto outlet = std::make_shared<Outlet>(
-      transport->connect(uri, options.liveness, deadline_after(options.deadline)), options);
+      transport->connect(uri, {options.liveness, type}, deadline_after(options.deadline)), options);
   outlet->start();
   auto* tally = outlet->join();
   return {std::move(outlet), tally};

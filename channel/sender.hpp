@@ -13,11 +13,16 @@
 #include "penstock/channel/stats.hpp"
 #include "penstock/channel/status.hpp"
 #include "penstock/transport/line.hpp"
+#include "penstock/transport/message_type.hpp"
 
 namespace penstock::inline v1 {
 
 class Outlet;
+class WeakSender;
 struct Tally;
+
+/// Messages lie in the channel's memory at multiples of so many bytes.
+inline constexpr std::size_t kMessageAlign = 16;
 
 /// Room for one message in the channel's own memory, to be filled in place. Dropping it gives the
 /// room back. Must not outlive its Sender; not thread-safe.
@@ -97,6 +102,14 @@ class alignas(kLine) Sender {
   /// Another sender into the same ring, for another thread. Throws SetupError{forked} or
   /// std::bad_alloc. Order holds for each clone on its own.
   [[nodiscard]] Sender clone() const;
+  [[nodiscard]] WeakSender downgrade() const noexcept;
+  /// Clones there are, this one among them.
+  [[nodiscard]] std::size_t sender_count() const noexcept;
+  [[nodiscard]] bool same_channel(const Sender& other) const noexcept {
+    return outlet_ == other.outlet_;
+  }
+  /// Nothing is accepted any more: one of the two sides has closed, or the receiver is lost.
+  [[nodiscard]] bool is_closed() const noexcept;
 
   [[nodiscard]] std::size_t max_message() const noexcept;
   [[nodiscard]] PeerState state() const noexcept;
@@ -104,7 +117,8 @@ class alignas(kLine) Sender {
   [[nodiscard]] SenderStats stats() const;
 
  private:
-  friend Sender connect(std::string_view, const ConnectOptions&);
+  friend class WeakSender;
+  friend Sender connect(std::string_view, const ConnectOptions&, const MessageType&);
   Sender(std::shared_ptr<Outlet> outlet, Tally* tally) noexcept;
   [[nodiscard]] Reservation reserve_until(std::size_t size, Duration timeout) noexcept;
   void release() noexcept;
@@ -113,7 +127,21 @@ class alignas(kLine) Sender {
   Tally* tally_ = nullptr;  // this clone's own counters, owned by the outlet
 };
 
-/// Connects to the receiver bound at `uri`; waits for it until the deadline. Throws SetupError.
-[[nodiscard]] Sender connect(std::string_view uri, const ConnectOptions& options = {});
+/// A sender that does not keep its channel open.
+class WeakSender {
+ public:
+  WeakSender() = default;
+  /// A new clone; an empty sender where the last one is gone. Throws std::bad_alloc.
+  [[nodiscard]] Sender upgrade() const;
+
+ private:
+  friend class Sender;
+  std::weak_ptr<Outlet> outlet_;
+};
+
+/// Connects to the receiver bound at `uri`, which must take this `type`; waits for it until the
+/// deadline. Throws SetupError.
+[[nodiscard]] Sender connect(std::string_view uri, const ConnectOptions& options = {},
+                             const MessageType& type = {});
 
 }  // namespace penstock::inline v1

@@ -28,23 +28,10 @@
 #include <utility>
 
 #include "penstock/channel/claim.hpp"
+#include "penstock/channel/topology.hpp"
 #include "penstock/transport/line.hpp"
 
 namespace penstock::v2 {
-
-/// How many threads send and receive at a time. Each is its own code: ask for no more than needed.
-enum class Topology : std::uint8_t { spsc, mpsc, spmc, mpmc };
-inline constexpr Topology spsc = Topology::spsc;
-inline constexpr Topology mpsc = Topology::mpsc;
-inline constexpr Topology spmc = Topology::spmc;
-inline constexpr Topology mpmc = Topology::mpmc;
-
-[[nodiscard]] constexpr bool several_producers(Topology t) noexcept {
-  return t == mpsc || t == mpmc;
-}
-[[nodiscard]] constexpr bool several_consumers(Topology t) noexcept {
-  return t == spmc || t == mpmc;
-}
 
 /// Thread-safety: producers' calls from as many threads at a time as the topology has producers,
 /// consumers' likewise; the rest from any.

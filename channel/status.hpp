@@ -8,14 +8,15 @@ namespace penstock::inline v1 {
 /// What became of a message that was sent. Anything but `sent` means that the message was not taken
 /// and is still the caller's.
 enum class [[nodiscard]] SendStatus : std::uint8_t{
-    sent,       ///< accepted: it will be delivered unless the peer is lost
-    full,       ///< try_send: no room now
-    timed_out,  ///< send_for: no room in time
-    closed,     ///< the receiver is gone, or this sender was closed
-    peer_lost,  ///< the receiver died or the path to it failed; see stats()
-    too_large,  ///< longer than stats().max_message
-    forked,     ///< this handle belongs to the parent process
-    cancelled,  ///< an awaited send: a stop was requested
+    sent,         ///< accepted: it will be delivered unless the peer is lost
+    full,         ///< try_send: no room now
+    timed_out,    ///< send_for: no room in time
+    closed,       ///< the receiver is gone, or this sender was closed
+    peer_lost,    ///< the receiver died or the path to it failed; see stats()
+    too_large,    ///< longer than stats().max_message
+    forked,       ///< this handle belongs to the parent process
+    cancelled,    ///< an awaited send: a stop was requested
+    not_encoded,  ///< a typed channel: the codec wrote another number of bytes than it had said
 };
 [[nodiscard]] const char* to_string(SendStatus status) noexcept;
 
@@ -28,9 +29,11 @@ enum class [[nodiscard]] RecvStatus : std::uint8_t{
     peer_lost,  ///< one sender is gone without a good-bye: source() and loss() say who and how far.
                 ///< Reported once a sender, after its last whole message; others go on
     too_small,  ///< recv_into: the buffer cannot hold the message, which stays for the next call
-    view_limit,  ///< kMaxViews messages of one sender are held and not released
-    forked,      ///< this handle belongs to the parent process
-    cancelled,   ///< an awaited receive: a stop was requested
+    view_limit,   ///< kMaxViews messages of one sender are held and not released
+    forked,       ///< this handle belongs to the parent process
+    cancelled,    ///< an awaited receive: a stop was requested
+    not_decoded,  ///< a typed channel: the bytes are no such message; they are gone, source() says
+                  ///< who sent them
 };
 [[nodiscard]] const char* to_string(RecvStatus status) noexcept;
 

@@ -187,7 +187,8 @@ class Sink {
       case RecvStatus::timed_out: return true;
       case RecvStatus::too_small:
       case RecvStatus::forked:
-      case RecvStatus::cancelled: break;
+      case RecvStatus::cancelled:
+      case RecvStatus::not_decoded: break;
     }
     throw CommandError(to_string(message.status()));
   }

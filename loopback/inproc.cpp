@@ -127,7 +127,7 @@ class Inproc final : public Transport {
     return std::make_unique<InprocListener>(here, uri);
   }
 
-  [[nodiscard]] OutletParts connect(const Uri& uri, std::chrono::nanoseconds /*liveness*/,
+  [[nodiscard]] OutletParts connect(const Uri& uri, const OutletSettings& wanted,
                                     TimePoint deadline) override {
     check(uri);
     auto& here = names();
@@ -145,6 +145,11 @@ class Inproc final : public Transport {
     lock.unlock();  // the sink takes its own lock
     const auto& settings = (*call).settings;
     const auto& sink = (*call).sink;
+    try {
+      check_types(wanted.type, settings.type);
+    } catch (const SetupError& e) {
+      throw SetupError(e.errc(), uri.text() + ": " + e.what());
+    }
 
     const auto geometry = agree(settings, kLocalCapacity, kMaxCapacity);
     auto memory = std::make_shared<HeapRing>(geometry.capacity);

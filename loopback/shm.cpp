@@ -153,16 +153,17 @@ class Shm final : public Transport {
     ListenerTraits traits{uri.scheme,
                           uri.name,
                           settings.liveness,
+                          settings.type,
                           agree(settings, kLocalCapacity, kMaxCapacity).capacity,
                           {}};
     traits.admit = [settings, sink] { return std::make_unique<ShmAdmission>(settings, sink); };
     return listen_at(endpoint(uri), uri, std::move(traits), sink);
   }
 
-  [[nodiscard]] OutletParts connect(const Uri& uri, std::chrono::nanoseconds liveness,
+  [[nodiscard]] OutletParts connect(const Uri& uri, const OutletSettings& settings,
                                     TimePoint deadline) override {
     ShmApproach approach;
-    return approach_at(endpoint(uri), uri, liveness, deadline, approach);
+    return approach_at(endpoint(uri), uri, settings, deadline, approach);
   }
 
  private:

@@ -1,6 +1,7 @@
 // Deadlines, saturating: "for ever" stays for ever.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 
 namespace penstock::inline v1 {
@@ -13,6 +14,12 @@ using TimePoint = Clock::time_point;
   const auto now = Clock::now();
   if (timeout <= std::chrono::nanoseconds::zero()) return now;
   return timeout >= TimePoint::max() - now ? TimePoint::max() : now + timeout;
+}
+
+/// The timeout that ends at `deadline`; zero where that is over.
+[[nodiscard]] inline std::chrono::nanoseconds time_until(TimePoint deadline) noexcept {
+  if (deadline == TimePoint::max()) return std::chrono::nanoseconds::max();
+  return std::max<std::chrono::nanoseconds>(deadline - Clock::now(), {});
 }
 
 /// Milliseconds until `deadline` for poll(2): rounded up, -1 for ever, at most a day.

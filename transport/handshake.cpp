@@ -41,6 +41,7 @@ enum Tag : std::uint16_t {
   kCode = 20,
   kText = 21,
   kCursor = 22,
+  kTypeName = 23,
 };
 
 [[noreturn]] void malformed(const std::string& what) {
@@ -122,7 +123,7 @@ std::vector<std::byte> encode(const Hello& hello) {
   w.value(kFeaturesOffered, hello.features_offered);
   w.value(kSession, hello.session);
   w.value(kIncarnation, hello.incarnation);
-  w.value(kFingerprint, hello.fingerprint);
+  w.value(kFingerprint, hello.type.fingerprint);
   w.text(kChannel, hello.channel);
   for (const auto& path : hello.paths) w.text(kPath, path);
   w.value(kPageSize, hello.page_size);
@@ -130,6 +131,7 @@ std::vector<std::byte> encode(const Hello& hello) {
   w.value(kLiveness, hello.liveness_ns);
   w.value(kProcess, hello.process);
   w.bytes(kAuthentication, hello.authentication);
+  w.text(kTypeName, hello.type.name);
   return w.finish();
 }
 
@@ -190,7 +192,8 @@ Hello decode_hello(std::span<const std::byte> body) {
       case kFeaturesOffered: field.into(hello.features_offered); return true;
       case kSession: field.into(hello.session); return true;
       case kIncarnation: field.into(hello.incarnation); return true;
-      case kFingerprint: field.into(hello.fingerprint); return true;
+      case kFingerprint: field.into(hello.type.fingerprint); return true;
+      case kTypeName: field.into(hello.type.name); return true;
       case kChannel: field.into(hello.channel); return true;
       case kPath: field.into(hello.paths.emplace_back()); return true;
       case kPageSize: field.into(hello.page_size); return true;

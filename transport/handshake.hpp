@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "penstock/transport/error.hpp"
+#include "penstock/transport/message_type.hpp"
 #include "penstock/transport/record.hpp"
 
 namespace penstock::inline v1 {
@@ -27,8 +28,6 @@ namespace penstock::inline v1 {
 inline constexpr std::uint16_t kWireVersion = 1;
 /// Feature bits that this version knows; none yet. A peer that requires others is refused.
 inline constexpr std::uint64_t kKnownFeatures = 0;
-/// What a byte channel exchanges: no type.
-inline constexpr std::uint64_t kBytesFingerprint = 0;
 
 enum class FrameType : std::uint16_t {
   hello = 1,
@@ -61,7 +60,7 @@ struct Hello {
   std::uint64_t features_offered = 0;
   SessionId session{};            ///< names the session, not the link: for resuming
   std::uint64_t incarnation = 0;  ///< rises with every link of one session
-  std::uint64_t fingerprint = kBytesFingerprint;
+  MessageType type;
   std::string channel;             ///< the URI's name
   std::vector<std::string> paths;  ///< schemes offered, best first
   std::uint64_t page_size = 0;     ///< granularity of the sender's memory

@@ -124,6 +124,7 @@ class RemoteTransport final : public Transport {
     ListenerTraits traits{uri.scheme,
                           uri.name,
                           settings.liveness,
+                          settings.type,
                           agree(settings, kRemoteCapacity, kMaxCapacity).capacity,
                           {}};
     traits.admit = [provider = provider_, uri, settings] {
@@ -132,14 +133,14 @@ class RemoteTransport final : public Transport {
     return listen_at({uri.host, uri.port, {}}, uri, std::move(traits), std::move(sink));
   }
 
-  [[nodiscard]] OutletParts connect(const Uri& uri, std::chrono::nanoseconds liveness,
+  [[nodiscard]] OutletParts connect(const Uri& uri, const OutletSettings& settings,
                                     TimePoint deadline) override {
     check(uri);
     if (uri.host.empty() || uri.port == 0)
       throw SetupError(Errc::bad_uri, uri.text() + ": connecting takes a host and a port, as in " +
                                           uri.scheme + "://192.0.2.7:7000/name");
     RemoteApproach approach(*provider_, uri);
-    return approach_at({uri.host, uri.port, {}}, uri, liveness, deadline, approach);
+    return approach_at({uri.host, uri.port, {}}, uri, settings, deadline, approach);
   }
 
  private:

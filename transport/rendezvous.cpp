@@ -234,11 +234,10 @@ void check_hello(const Hello& hello, const ListenerTraits& traits) {
     throw SetupError(Errc::feature_mismatch,
                      "the sender requires features that the receiver lacks: use the newer penstock "
                      "on both sides");
-  if (hello.fingerprint != kBytesFingerprint)
-    throw SetupError(Errc::type_mismatch, "the receiver takes bytes, the sender sends a type");
   if (hello.channel != traits.channel)
     throw SetupError(Errc::no_such_channel, "there is no channel '" + hello.channel +
                                                 "' here, but '" + traits.channel + "'");
+  check_types(hello.type, traits.type);
   if (std::ranges::find(hello.paths, traits.scheme) == hello.paths.end())
     throw SetupError(Errc::feature_mismatch, "the sender does not offer '" + traits.scheme +
                                                  "', the only path here: connect with that scheme");
@@ -795,7 +794,7 @@ std::unique_ptr<Listener> listen_at(const Endpoint& endpoint, const Uri& uri, Li
   return std::make_unique<ListenerHandle>(std::move(listener));
 }
 
-OutletParts approach_at(const Endpoint& endpoint, const Uri& uri, std::chrono::nanoseconds liveness,
+OutletParts approach_at(const Endpoint& endpoint, const Uri& uri, const OutletSettings& settings,
                         TimePoint deadline, Approach& approach) {
   (void)Engine::get();  // throws now or never: what is made from here on stops without fail
   std::string why = "nobody listens there";
@@ -817,7 +816,8 @@ OutletParts approach_at(const Endpoint& endpoint, const Uri& uri, std::chrono::n
   hello.paths = {uri.scheme};
   hello.page_size = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
   hello.max_capacity = kMaxCapacity;
-  hello.liveness_ns = static_cast<std::uint64_t>(liveness.count());
+  hello.liveness_ns = static_cast<std::uint64_t>(settings.liveness.count());
+  hello.type = settings.type;
   hello.process = static_cast<std::uint64_t>(::getpid());
   SenderStream stream(std::move(socket), uri,
                       std::max(deadline, Clock::now() + kHandshakeDeadline / 2));
@@ -832,7 +832,8 @@ OutletParts approach_at(const Endpoint& endpoint, const Uri& uri, std::chrono::n
     parts.window = welcome.window;
     parts.peer = ends.peer;
     parts.connection = std::make_shared<Connection>(
-        stream.take_socket(), Connection::Timing{liveness, liveness_of(welcome.liveness_ns)},
+        stream.take_socket(),
+        Connection::Timing{settings.liveness, liveness_of(welcome.liveness_ns)},
         stream.take_reader());
     return parts;
   } catch (const SetupError& e) {

@@ -52,6 +52,7 @@ struct ListenerTraits {
   std::string scheme;
   std::string channel;  ///< the only name that is let in
   std::chrono::nanoseconds liveness{};
+  MessageType type{};
   std::uint64_t capacity = 0;  ///< bytes of the ring that each Admission makes
   std::function<std::unique_ptr<Admission>()> admit;
 };
@@ -81,7 +82,7 @@ class Approach {
 /// Connects to the receiver at `endpoint`, trying again until `deadline` while nobody listens
 /// there. Throws SetupError.
 [[nodiscard]] OutletParts approach_at(const Endpoint& endpoint, const Uri& uri,
-                                      std::chrono::nanoseconds liveness, TimePoint deadline,
+                                      const OutletSettings& settings, TimePoint deadline,
                                       Approach& approach);
 
 /// The sizes of a new inlet: the settings with the transport's defaults filled in. Throws

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "penstock/transport/link.hpp"
+#include "penstock/transport/message_type.hpp"
 #include "penstock/transport/record.hpp"
 #include "penstock/transport/uri.hpp"
 
@@ -103,6 +104,13 @@ struct InletSettings {
   std::uint64_t capacity = 0;  ///< 0: the transport's default
   std::uint64_t window = 0;    ///< 0: the capacity
   std::chrono::nanoseconds liveness{};
+  MessageType type{};
+};
+
+/// What a sender brings.
+struct OutletSettings {
+  std::chrono::nanoseconds liveness{};
+  MessageType type{};
 };
 
 /// Takes the senders that a listener has accepted. Thread-safe; outlives its listeners.
@@ -157,7 +165,7 @@ class Transport {
                                                          const InletSettings& settings,
                                                          std::shared_ptr<InletSink> sink) = 0;
   /// Waits for a receiver until `deadline`. Throws SetupError.
-  [[nodiscard]] virtual OutletParts connect(const Uri& uri, std::chrono::nanoseconds liveness,
+  [[nodiscard]] virtual OutletParts connect(const Uri& uri, const OutletSettings& settings,
                                             std::chrono::steady_clock::time_point deadline) = 0;
 };
 

@@ -41,6 +41,7 @@ struct ShapeNames {
       case mpsc: return "mpsc";
       case spmc: return "spmc";
       case mpmc: return "mpmc";
+      case remote: break;
     }
     return {};
   }

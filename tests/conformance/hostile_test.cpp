@@ -71,7 +71,7 @@ class HostileSender {
       : parts_(find_transport(Uri::parse(uri).scheme)
                    ->connect(Uri::parse(uri + "?" + query +
                                         (uri.starts_with("torn") ? "&overrun=fail" : "")),
-                             std::chrono::seconds(10),
+                             {std::chrono::seconds(10)},
                              std::chrono::steady_clock::now() + std::chrono::seconds(60))) {}
   HostileSender(const HostileSender&) = delete;
   HostileSender& operator=(const HostileSender&) = delete;
@@ -1129,7 +1129,7 @@ TEST_P(StrangerTest, mismatches_are_named) {
   hello.features_required = 1U << 5U;
   EXPECT_EQ(reject_of(hello).code, Errc::feature_mismatch);
   hello = good_hello();
-  hello.fingerprint = 42;
+  hello.type.fingerprint = 42;
   EXPECT_EQ(reject_of(hello).code, Errc::type_mismatch);
   hello = good_hello();
   hello.channel = "another";

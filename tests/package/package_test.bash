@@ -60,6 +60,8 @@ works() {
   printf '%s\n' "$output"
   grep -qx 'inproc: received' <<<"$output" || fail "$program: nothing came through inproc:"
   grep -qx 'typed: received' <<<"$output" || fail "$program: nothing came through a typed channel"
+  grep -qx 'typed over a URI: received' <<<"$output" ||
+    fail "$program: nothing came through a typed channel over a URI"
   grep -qx 'shm: received' <<<"$output" || fail "$program: nothing came through shm:"
   if compgen -G '/sys/class/infiniband/*' >/dev/null; then
     grep -qE '^rdma: (available|transport unavailable: )' <<<"$output" ||

@@ -22,6 +22,7 @@ Hello example() {
   hello.max_capacity = 1 << 20;
   hello.liveness_ns = 10'000'000'000;
   hello.process = 4711;
+  hello.type = {42, "app::Order"};
   return hello;
 }
 
@@ -32,6 +33,8 @@ TEST(Handshake, a_hello_survives_the_wire) {
   EXPECT_EQ(hello.channel, "orders");
   EXPECT_EQ(hello.paths, example().paths);
   EXPECT_EQ(hello.process, 4711U);
+  EXPECT_EQ(hello.type.fingerprint, 42U);
+  EXPECT_EQ(hello.type.name, "app::Order");
 }
 
 TEST(Handshake, a_welcome_and_a_reject_survive_the_wire) {

@@ -213,8 +213,9 @@ class CountedAdmission final : public Admission {
 class ListenerTest : public testing::Test {
  protected:
   void listen(std::uint64_t capacity = 4096) {
-    ListenerTraits traits{"shm", uri_of(endpoint_).name, 10s, capacity,
-                          [this] { return std::make_unique<CountedAdmission>(counts_); }};
+    ListenerTraits traits{"shm",    uri_of(endpoint_).name,
+                          10s,      {},
+                          capacity, [this] { return std::make_unique<CountedAdmission>(counts_); }};
     listener_ = listen_at(endpoint_, uri_of(endpoint_), std::move(traits), sink_);
   }
   void TearDown() override {
@@ -446,7 +447,7 @@ TEST(InprocListener, destruction_waits_for_calls_into_the_sink) {
     auto listener = transport->listen(uri, {4096, 0, 10s}, sink);
     std::jthread connecting([&] {
       try {
-        const auto parts = transport->connect(uri, 10s, Clock::now());
+        const auto parts = transport->connect(uri, {10s}, Clock::now());
         ::close(parts.receiver_wake_fd);
       } catch (const SetupError& e) {
         EXPECT_EQ(e.errc(), Errc::unreachable);  // it was gone already
@@ -466,11 +467,11 @@ TEST(InprocListener, a_forked_child_has_names_of_its_own) {
   EXPECT_EQ(test::run_in_child([&] {
               listener.reset();
               const auto own = transport->listen(uri, {4096, 0, 10s}, std::make_shared<Sink>());
-              const auto parts = transport->connect(uri, 10s, Clock::now());
+              const auto parts = transport->connect(uri, {10s}, Clock::now());
               return parts.ring.data != nullptr;
             }),
             0);
-  const auto parts = transport->connect(uri, 10s, Clock::now());
+  const auto parts = transport->connect(uri, {10s}, Clock::now());
   ::close(parts.receiver_wake_fd);
   EXPECT_EQ(sink->added(), 1);
 }
@@ -515,7 +516,8 @@ class FakeReceiver : public testing::Test {
       peer.say(encode_empty(FrameType::go));
     });
     try {
-      const auto parts = find_transport("shm")->connect(uri_of(endpoint_), 10s, Clock::now() + 60s);
+      const auto parts =
+          find_transport("shm")->connect(uri_of(endpoint_), {10s}, Clock::now() + 60s);
       ::close(parts.receiver_wake_fd);
       return std::nullopt;
     } catch (const SetupError& e) {
@@ -619,7 +621,7 @@ TEST(ForeignReceiver, gets_nothing_even_from_root) {
   char byte = 0;
   ASSERT_EQ(::read(ready.get(), &byte, 1), 1);
   try {
-    (void)find_transport("shm")->connect(uri_of(endpoint), 10s, Clock::now() + 60s);
+    (void)find_transport("shm")->connect(uri_of(endpoint), {10s}, Clock::now() + 60s);
     ADD_FAILURE() << "connected";
   } catch (const SetupError& e) {
     EXPECT_EQ(e.errc(), Errc::handshake_failed);

@@ -3,6 +3,7 @@
 //   consumer NAME    NAME: the shm channel's
 #include <sys/wait.h>
 #include <unistd.h>
+#include <penstock/channel/any_channel.hpp>
 #include <penstock/channel/channel.hpp>
 #include <penstock/channel/local_channel.hpp>
 #include <penstock/channel/select.hpp>
@@ -39,6 +40,14 @@ void between_threads() {
   });
   penstock::v2::select(
       penstock::v2::on_recv(rx, [](auto got) { std::cout << (got ? *got : "nothing") << '\n'; }));
+}
+
+void typed_over_a_uri() {
+  penstock::v2::AnyReceiver<std::string> rx = penstock::v2::bind<std::string>("inproc:typed");
+  penstock::v2::AnySender<std::string> tx = penstock::v2::connect<std::string>("inproc:typed");
+  if (tx.send("typed over a URI: received") != penstock::SendStatus::sent)
+    std::cerr << "typed over a URI: not sent\n";
+  std::cout << *rx.recv() << '\n';
 }
 
 int between_processes(const std::string& name) {
@@ -78,6 +87,7 @@ int main(int argc, char** argv) try {
   if (argc != 2) return 2;
   const int status = between_processes(argv[1]);
   between_threads();
+  typed_over_a_uri();
   between_hosts();
   print_module();
   return status == 0 ? 0 : 1;
