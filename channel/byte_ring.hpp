@@ -100,6 +100,20 @@ class RingView {
 #endif
   }
 
+  /// Stores the header of a record that is committed with one before it: whoever sees that one's
+  /// mark sees this, too.
+  void prepare(Cursor at_cursor, std::uint32_t length) const noexcept {
+#if defined(__SANITIZE_THREAD__)
+    commit(at_cursor, length, 0, true);
+#else
+    auto& h = header(at_cursor);
+    const auto word = header_word(length, 0);
+    // relaxed: published by the mark of the record before it
+    std::atomic_ref(h.word).store(word, std::memory_order_relaxed);
+    std::atomic_ref(h.mark).store(key_.mark(at_cursor, word), std::memory_order_relaxed);
+#endif
+  }
+
   /// The committed record at `cursor`, whose end must not lie beyond `bound`.
   /// SYNC record-commit (consumer)
   [[nodiscard]] Inspection inspect(Cursor cursor, Cursor bound, Record& out) const noexcept {
@@ -188,6 +202,56 @@ class RingProducer {
     return claim_ending(0, kClosed, credit, out);
   }
 
+  /// Room for up to `count` records that follow each other without padding; `count` becomes how
+  /// many. `length_of(i)`: bytes of the i-th, at most max_payload(). Linear in `count`; lock-free
+  /// when shared.
+  template <class LengthOf>
+  [[nodiscard]] ClaimResult claim_run(std::size_t& count, LengthOf&& length_of, Cursor& begin,
+                                      Cursor& end, Credit credit) noexcept {
+    Cursor tail = tail_.load(std::memory_order_relaxed);  // relaxed: as claim_ending()
+    for (;;) {
+      if ((tail & kClosed) != 0) return ClaimResult::closed;
+      const auto room = ring_.room(tail);
+      const auto padding = record_size(length_of(0)) <= room ? 0 : room;
+      begin = end = tail + padding;
+      const auto edge = begin + ring_.room(begin);
+      std::size_t fit = 0;
+      for (; fit != count; ++fit) {
+        const auto next = end + record_size(length_of(fit));
+        if (next > edge) break;
+        end = next;
+      }
+      // SYNC seen-limit: as claim_ending()
+      if (end > seen_limit_.load(std::memory_order_acquire)) {
+        const auto limit = credit_found(end, credit);
+        after_consumer();
+        seen_limit_.store(limit, std::memory_order_release);
+        while (fit != 0 && end > limit) end -= record_size(length_of(--fit));
+        if (fit == 0) return ClaimResult::full;
+      }
+      if (!shared_.load(std::memory_order_relaxed)) {
+        tail_.store(end, std::memory_order_relaxed);
+      } else if (!tail_.compare_exchange_weak(tail, end, std::memory_order_relaxed)) {
+        continue;
+      }
+      commit_padding(tail, padding);
+      count = fit;
+      return ClaimResult::claimed;
+    }
+  }
+
+  /// Commits all records of a run, whose payloads are there. The first one's mark comes last.
+  template <class LengthOf>
+  void commit_run(std::size_t count, LengthOf&& length_of, Cursor begin) noexcept {
+    before_consumer();
+    auto at = begin + record_size(length_of(0));
+    for (std::size_t i = 1; i != count; ++i) {
+      ring_.prepare(at, length_of(i));
+      at += record_size(length_of(i));
+    }
+    ring_.commit(begin, length_of(0), 0, consumer_makes_barriers());
+  }
+
   void commit(const Claim& claim, std::uint8_t flags = 0) noexcept {
     before_consumer();
     ring_.commit(claim.begin, claim.length, flags, consumer_makes_barriers());
@@ -244,12 +308,15 @@ class RingProducer {
       } else if (!tail_.compare_exchange_weak(tail, end | last, std::memory_order_relaxed)) {
         continue;
       }
-      if (padding != 0)
-        ring_.commit(tail, static_cast<std::uint32_t>(padding - sizeof(RecordHeader)), kPadding,
-                     true);
+      commit_padding(tail, padding);
       out = {tail + padding, ring_.at(tail + padding) + sizeof(RecordHeader), length};
       return ClaimResult::claimed;
     }
+  }
+
+  void commit_padding(Cursor at, std::uint64_t padding) noexcept {
+    if (padding == 0) return;
+    ring_.commit(at, static_cast<std::uint32_t>(padding - sizeof(RecordHeader)), kPadding, true);
   }
 
   /// SYNC credit (producer): the consumer has read what lay there before this limit.

@@ -53,6 +53,7 @@ concept PlainMessage = std::is_trivially_copyable_v<T> && !std::is_pointer_v<T> 
 
 template <PlainMessage T>
 struct Codec<T> {
+  static constexpr bool plain = true;
   static constexpr bool reads_once = true;
   [[nodiscard]] static MessageType type() {
     return {fingerprint_of<T>(), std::string(type_name<T>)};
@@ -141,6 +142,12 @@ concept Sendable = requires(const T& value, std::span<std::byte> room,
 
 namespace codec {
 
+/// T has no codec of its own.
+template <class T>
+[[nodiscard]] consteval bool plain() {
+  if constexpr (requires { Codec<T>::plain; }) return Codec<T>::plain;
+  return false;
+}
 template <class T>
 [[nodiscard]] consteval bool reads_once() {
   if constexpr (requires { Codec<T>::reads_once; }) return Codec<T>::reads_once;

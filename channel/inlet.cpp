@@ -195,7 +195,7 @@ Look Inlet::take(Message& out) noexcept {
       continue;
     }
     next_ = record.end;
-    views_[next_view_ % kMaxViews] = {record.end, record.length, false};
+    views_[next_view_ % kMaxViews] = {record.end, record.length, 1, false};
     out.inlet_ = this;
     out.data_ = record.payload;
     out.size_ = record.length;
@@ -204,6 +204,21 @@ Look Inlet::take(Message& out) noexcept {
     ++held_views_;
     out.status_ = RecvStatus::received;
     return Look::message;
+  }
+}
+
+// What is no message ends the run; whatever is wrong is found by the next look.
+void Inlet::take_more(const Message& first, Messages& run, std::size_t most) noexcept {
+  auto& view = views_[first.view_ % kMaxViews];
+  run.data_[0] = first.data();
+  run.count_ = 1;
+  Record record;
+  while (run.count_ != most && next_record(record) == Inspection::record &&
+         (record.flags & (kFin | kPadding | kTombstone)) == 0) {
+    run.data_[run.count_++] = {record.payload, record.length};
+    next_ = view.end = record.end;
+    view.bytes += record.length;
+    ++view.messages;
   }
 }
 
@@ -232,7 +247,7 @@ void Inlet::advance_head() noexcept {
     const auto& view = views_[first_view_++ % kMaxViews];
     head_ = view.end;
     // relaxed: the token's holder is the only writer
-    counters_->messages.store(counters_->messages.load(std::memory_order_relaxed) + 1,
+    counters_->messages.store(counters_->messages.load(std::memory_order_relaxed) + view.messages,
                               std::memory_order_relaxed);
     counters_->bytes.store(counters_->bytes.load(std::memory_order_relaxed) + view.bytes,
                            std::memory_order_relaxed);

@@ -55,13 +55,15 @@ class Inlet final : public ConnectionObserver,
   /// `mode`: how a remote sender should publish. Throws SetupError.
   void start(PublishMode mode);
 
-  /// Takes the next message. `held`: somebody else has the token; look again.
-  [[nodiscard]] Look look(Message& out, bool& held) noexcept {
+  /// Takes the next message, and into `run`, if there is one, also those that follow it, up to
+  /// `most` in all. `held`: somebody else has the token; look again.
+  [[nodiscard]] Look look(Message& out, bool& held, Messages* run, std::size_t most) noexcept {
     if (!token_.try_lock()) {
       held = true;
       return Look::nothing;
     }
     const Look seen = take(out);
+    if (run != nullptr && seen == Look::message) take_more(out, *run, most);
     token_.unlock();
     return seen;
   }
@@ -98,7 +100,8 @@ class Inlet final : public ConnectionObserver,
  private:
   struct View {
     Cursor end = 0;
-    std::uint32_t bytes = 0;
+    std::uint64_t bytes = 0;
+    std::uint32_t messages = 0;
     bool released = false;
   };
 
@@ -108,6 +111,7 @@ class Inlet final : public ConnectionObserver,
   [[nodiscard]] Inspection inspect_landed(Record& out) noexcept;
   [[nodiscard]] Inspection inspect_hot(Record& out) noexcept;
   [[nodiscard]] Look take(Message& out) noexcept;
+  void take_more(const Message& first, Messages& run, std::size_t most) noexcept;
   void skip_to(Cursor end) noexcept;
   void advance_head() noexcept;
   void tend() noexcept;

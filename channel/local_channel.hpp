@@ -64,13 +64,6 @@ struct Forced {
   std::optional<T> evicted;  ///< the oldest message, where the channel was full
 };
 
-/// What send_many() and recv_many() did: the first `count` went, and `status` says why not more.
-template <class Status>
-struct Batch {
-  std::size_t count = 0;
-  Status status{};
-};
-
 /// Room for one message, to be made in place. Dropped without commit() it is given back. Not
 /// thread-safe; must not outlive its Sender.
 template <class T, Topology kTopology>

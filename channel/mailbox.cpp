@@ -135,9 +135,10 @@ Mailbox::Turn Mailbox::look_around(Drain& drain, Message& out) noexcept {
   for (std::size_t looked = 0; looked < count; ++looked) {
     if (drain.turn >= count) drain.turn = 0;
     const auto& inlet = drain.inlets[drain.turn];
-    switch (inlet->look(out, held)) {
+    switch (inlet->look(out, held, drain.run, drain.most)) {
       case Look::message:
-        if (++drain.burst >= kBurst) {
+        drain.burst += drain.run == nullptr ? 1 : static_cast<std::uint32_t>(drain.run->size());
+        if (drain.burst >= kBurst) {
           drain.burst = 0;
           ++drain.turn;
         }
@@ -182,6 +183,14 @@ Message Mailbox::receive(Drain& drain, Duration timeout) noexcept {
     ++messages_awaited;
   }
   return out;
+}
+
+void Mailbox::receive_many(Drain& drain, Duration timeout, std::size_t most,
+                           Messages& out) noexcept {
+  drain.run = &out;
+  drain.most = most;
+  out.first_ = receive(drain, timeout);
+  drain.run = nullptr;
 }
 
 void Mailbox::await(Drain& drain, Duration timeout, Turn turn, Message& out) noexcept {

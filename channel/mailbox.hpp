@@ -24,6 +24,8 @@ struct Drain {
   std::uint64_t version = 0;
   std::size_t turn = 0;     ///< whose turn it is
   std::uint32_t burst = 0;  ///< messages it has had
+  Messages* run = nullptr;  ///< where receive_many() wants what follows a message
+  std::size_t most = 1;     ///< ... and how many at most
   bool in_vain = false;     ///< the last look found nothing
   Message kept;             ///< one that did not fit recv_into()'s buffer
 };
@@ -40,6 +42,8 @@ class Mailbox final : public InletSink, public std::enable_shared_from_this<Mail
 
   /// The next message, or why there is none. A timeout of zero looks once.
   [[nodiscard]] Message receive(Drain& drain, Duration timeout) noexcept;
+  /// As receive(), into `out`, which holds nothing; up to `most`, at least 1.
+  void receive_many(Drain& drain, Duration timeout, std::size_t most, Messages& out) noexcept;
   void close() noexcept;
 
   void join() noexcept { receivers_.fetch_add(1, std::memory_order_relaxed); }  // relaxed: counts

@@ -3,8 +3,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 
+#include "penstock/channel/pack.hpp"
 #include "penstock/channel/park.hpp"
+#include "penstock/channel/receiver.hpp"
 
 namespace penstock::inline v1 {
 namespace {
@@ -14,6 +17,10 @@ namespace {
 constexpr auto kLongestSleep = std::chrono::seconds(1);
 /// A sender that waits takes credit in batches for so many looks, then any there is.
 constexpr std::uint32_t kLooksForBatches = 1000;
+/// What is published at once: as much as a receiver takes at once, and not so much that it waits
+/// for the end while it could read the beginning.
+constexpr std::size_t kMostInRun = Messages::kMost;
+constexpr std::size_t kMostBytesInRun = std::size_t{16} * 1024;
 
 }  // namespace
 
@@ -150,24 +157,22 @@ bool Outlet::wait(TimePoint deadline, Tally* tally, Done&& done) noexcept {
   }
 }
 
-SendStatus Outlet::claim(std::size_t size, Duration timeout, Tally& tally, Claim& out) noexcept {
-  if (!here()) return SendStatus::forked;
+template <class Attempt>
+SendStatus Outlet::claim_by(Duration timeout, Tally& tally, Attempt&& attempt) noexcept {
   if (const auto refused = refusal(); refused != SendStatus::sent) return refused;
-  if (size > max_message_) return SendStatus::too_large;
-  const auto length = static_cast<std::uint32_t>(size);
-  auto result = ring_.claim(length, out);
+  auto result = attempt(Credit::granted);
   if (result == ClaimResult::full && timeout > timeout.zero()) {
     if (!wait(deadline_after(timeout), &tally, [&](Credit credit) {
-          result = ring_.claim(length, out, credit);
+          result = attempt(credit);
           return result != ClaimResult::full;
         }))
       if (const auto refused = refusal(); refused != SendStatus::sent) return refused;
   } else if (result == ClaimResult::full && publisher_) {
     publisher_->progress();  // so that a loop of try_send needs nobody's help
-    result = ring_.claim(length, out, Credit::any);
+    result = attempt(Credit::any);
     if (result == ClaimResult::full) publisher_->ask_credit();
   } else if (result == ClaimResult::full) {
-    result = ring_.claim(length, out, Credit::any);
+    result = attempt(Credit::any);
   }
   switch (result) {
     case ClaimResult::claimed: return SendStatus::sent;
@@ -177,10 +182,77 @@ SendStatus Outlet::claim(std::size_t size, Duration timeout, Tally& tally, Claim
   return timeout > timeout.zero() ? SendStatus::timed_out : SendStatus::full;
 }
 
+SendStatus Outlet::claim(std::size_t size, Duration timeout, Tally& tally, Claim& out) noexcept {
+  if (!here()) return SendStatus::forked;
+  if (size > max_message_) return too_large();
+  const auto length = static_cast<std::uint32_t>(size);
+  return claim_by(timeout, tally, [&](Credit credit) { return ring_.claim(length, out, credit); });
+}
+
+Batch<SendStatus> Outlet::send_many(const Records& records, Duration timeout,
+                                    Tally& tally) noexcept {
+  Batch<SendStatus> batch{0, here() ? SendStatus::sent : SendStatus::forked};
+  while (batch.status == SendStatus::sent && batch.count != records.count) {
+    const auto first = batch.count;
+    std::size_t wanted = 0;
+    std::size_t bytes = 0;
+    for (; wanted != kMostInRun && first + wanted != records.count; ++wanted) {
+      const auto size = records.size(first + wanted);
+      if (size > max_message_ || (wanted != 0 && bytes + size > kMostBytesInRun)) break;
+      bytes += size;
+    }
+    if (wanted == 0) {
+      batch.status = too_large();
+      break;
+    }
+    const auto length_of = [&](std::size_t i) {
+      return static_cast<std::uint32_t>(records.size(first + i));
+    };
+    Cursor begin = 0;
+    Cursor end = 0;
+    std::size_t run = wanted;
+    batch.status = claim_by(timeout, tally, [&](Credit credit) {
+      run = wanted;
+      return ring_.claim_run(run, length_of, begin, end, credit);
+    });
+    if (batch.status != SendStatus::sent) break;
+    auto* to = ring_.view().at(begin) + sizeof(RecordHeader);
+    if (records.scattered == nullptr) {
+      spread(to, record_size(records.each), records.packed + first * records.each, records.each,
+             run);
+      bytes = run * records.each;
+    } else {
+      bytes = 0;
+      for (const auto& message : std::span(records.scattered + first, run)) {
+        if (!message.empty()) std::memcpy(to, message.data(), message.size());
+        to += record_size(message.size());
+        bytes += message.size();
+      }
+    }
+    ring_.commit_run(run, length_of, begin);
+    const bool answer = tally.messages_awaited != messages_awaited;
+    tally.messages_awaited = messages_awaited;
+    tell_receiver(end, answer);
+    count(tally, run, bytes);
+    batch.count += run;
+  }
+  return batch;
+}
+
+// Whoever asks for more than ever fits hears so, unless nothing is taken at all.
+SendStatus Outlet::too_large() const noexcept {
+  const auto refused = refusal();
+  return refused == SendStatus::sent ? SendStatus::too_large : refused;
+}
+
 void Outlet::publish(const Claim& claim, std::uint8_t flags, bool answer) noexcept {
   ring_.commit(claim, flags);
+  tell_receiver(claim.begin + record_size(claim.length), answer);
+}
+
+void Outlet::tell_receiver(Cursor end, bool answer) noexcept {
   if (publisher_) {
-    publisher_->kick(claim.begin + record_size(claim.length), answer);
+    publisher_->kick(end, answer);
   } else {
     wake_receiver();
   }
@@ -201,11 +273,14 @@ void Outlet::commit(const Claim& claim, Tally& tally) noexcept {
   const bool answer = tally.messages_awaited != messages_awaited;
   tally.messages_awaited = messages_awaited;
   publish(claim, 0, answer);
+  count(tally, 1, claim.length);
+}
+
+void Outlet::count(Tally& tally, std::uint64_t messages, std::uint64_t bytes) noexcept {
   // relaxed: this clone's thread is the only writer
-  tally.bytes.store(tally.bytes.load(std::memory_order_relaxed) + claim.length,
-                    std::memory_order_relaxed);
+  tally.bytes.store(tally.bytes.load(std::memory_order_relaxed) + bytes, std::memory_order_relaxed);
   // SYNC tally: a message that stats() counts is in the ring
-  tally.messages.store(tally.messages.load(std::memory_order_relaxed) + 1,
+  tally.messages.store(tally.messages.load(std::memory_order_relaxed) + messages,
                        std::memory_order_release);
 }
 

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,18 @@ struct alignas(kLine) Tally {
   std::uint64_t messages_awaited = 0;  // by the clone's thread, at the clone's last message
 };
 
+/// Messages to be sent together: either of one size, one after another, or wherever they are.
+struct Records {
+  std::size_t count = 0;
+  const std::byte* packed = nullptr;
+  std::size_t each = 0;
+  const std::span<const std::byte>* scattered = nullptr;
+
+  [[nodiscard]] std::size_t size(std::size_t i) const noexcept {
+    return scattered == nullptr ? each : scattered[i].size();
+  }
+};
+
 class Outlet final : public ConnectionObserver, public std::enable_shared_from_this<Outlet> {
  public:
   Outlet(OutletParts parts, const ConnectOptions& options);
@@ -50,6 +63,10 @@ class Outlet final : public ConnectionObserver, public std::enable_shared_from_t
   [[nodiscard]] SendStatus claim(std::size_t size, Duration timeout, Tally& tally,
                                  Claim& out) noexcept;
   void commit(const Claim& claim, Tally& tally) noexcept;
+  /// Sends the records in runs, each claimed and published at once. Waits until all are sent, or,
+  /// with a timeout of zero, not at all.
+  [[nodiscard]] Batch<SendStatus> send_many(const Records& records, Duration timeout,
+                                            Tally& tally) noexcept;
   void abandon(const Claim& claim) noexcept;
 
   [[nodiscard]] FlushStatus flush(Duration timeout) noexcept {
@@ -74,10 +91,17 @@ class Outlet final : public ConnectionObserver, public std::enable_shared_from_t
  private:
   enum class End : std::uint8_t { open, closed, lost };
 
+  /// Tries to claim, again and again until `timeout` is over; `attempt` is told which credit to
+  /// use.
+  template <class Attempt>
+  [[nodiscard]] SendStatus claim_by(Duration timeout, Tally& tally, Attempt&& attempt) noexcept;
   void publish(const Claim& claim, std::uint8_t flags, bool answer) noexcept;
+  void tell_receiver(Cursor end, bool answer) noexcept;
+  void count(Tally& tally, std::uint64_t messages, std::uint64_t bytes) noexcept;
   void wake_receiver() noexcept;
   void end(End how, const std::string& why) noexcept;
   [[nodiscard]] SendStatus refusal() const noexcept;
+  [[nodiscard]] SendStatus too_large() const noexcept;
   /// Looks, spins, sleeps until `done`, which is told which credit to use, says so (true), or until
   /// the deadline or the peer's end.
   template <class Done>

@@ -1,5 +1,6 @@
 #include "penstock/channel/receiver.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 #include "penstock/channel/mailbox.hpp"
@@ -76,6 +77,22 @@ Message Receiver::recv_for(Duration timeout) noexcept {
   auto message = recv_until(timeout);
   if (message.status_ == RecvStatus::empty) message.status_ = RecvStatus::timed_out;
   return message;
+}
+
+RecvStatus Receiver::recv_many(Messages& out, std::size_t most, Duration timeout) noexcept {
+  out.release();
+  if (!mailbox_) {
+    out.first_.status_ = RecvStatus::closed;
+  } else if (drain_->kept) {
+    out.first_ = std::move(drain_->kept);
+    out.data_[out.count_++] = out.first_.data();
+  } else {
+    mailbox_->receive_many(*drain_, timeout, std::clamp<std::size_t>(most, 1, Messages::kMost),
+                           out);
+    if (out.first_.status_ == RecvStatus::empty && timeout > timeout.zero())
+      out.first_.status_ = RecvStatus::timed_out;
+  }
+  return out.status();
 }
 
 Received Receiver::recv_into(std::span<std::byte> buffer, Duration timeout) noexcept {

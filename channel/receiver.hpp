@@ -1,6 +1,7 @@
 // The receiving end of a channel.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -95,6 +96,41 @@ class Message {
   std::unique_ptr<Loss> loss_;
 };
 
+/// Messages of one sender that were received together, read in place, or why there are none.
+/// Destroying, releasing or receiving into it gives their ring space back. Not thread-safe.
+class Messages {
+ public:
+  /// The most that are received together.
+  static constexpr std::size_t kMost = 64;
+  using Iterator = const std::span<const std::byte>*;
+
+  /// What recv_many() said of the last ones.
+  [[nodiscard]] RecvStatus status() const noexcept { return first_.status(); }
+  explicit operator bool() const noexcept { return static_cast<bool>(first_); }
+  [[nodiscard]] std::size_t size() const noexcept { return count_; }
+  /// As Message::data(), in the order in which they were sent.
+  [[nodiscard]] std::span<const std::byte> operator[](std::size_t i) const noexcept {
+    return data_[i];
+  }
+  [[nodiscard]] Iterator begin() const noexcept { return data_.data(); }
+  [[nodiscard]] Iterator end() const noexcept { return data_.data() + count_; }
+  [[nodiscard]] SourceId source() const noexcept { return first_.source(); }
+  /// For peer_lost.
+  [[nodiscard]] const Loss* loss() const noexcept { return first_.loss(); }
+  void release() noexcept {
+    first_.release();
+    count_ = 0;
+  }
+
+ private:
+  friend class Inlet;
+  friend class Mailbox;
+  friend class Receiver;
+  Message first_;  // holds the room of all
+  std::size_t count_ = 0;
+  std::array<std::span<const std::byte>, kMost> data_;
+};
+
 /// What recv_into() did: `size` bytes were copied (or, for too_small, would be needed).
 struct Received {
   RecvStatus status = RecvStatus::empty;
@@ -127,6 +163,11 @@ class alignas(kLine) Receiver {
   [[nodiscard]] Message recv() noexcept;
   [[nodiscard]] Message try_recv() noexcept;
   [[nodiscard]] Message recv_for(Duration timeout) noexcept;
+  /// Releases what `out` holds, waits for a message, and takes those that follow it and are there,
+  /// up to `most` in all: of one sender, and given back together, so that each costs a fraction of
+  /// what recv() takes. Waits like recv_for.
+  RecvStatus recv_many(Messages& out, std::size_t most = Messages::kMost,
+                       Duration timeout = kForever) noexcept;
   /// Copies the next message out and releases it. Waits like recv_for.
   [[nodiscard]] Received recv_into(std::span<std::byte> buffer,
                                    Duration timeout = kForever) noexcept;

@@ -13,6 +13,8 @@
 #include <iterator>
 #include <memory>
 #include <optional>
+#include <ranges>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -47,7 +49,7 @@ class ReceivedFrom {
   [[nodiscard]] T* operator->() noexcept { return &*value_; }
   [[nodiscard]] const T* operator->() const noexcept { return &*value_; }
   /// Also for peer_lost and not_decoded.
-  [[nodiscard]] SourceId source() const noexcept { return message_.source(); }
+  [[nodiscard]] SourceId source() const noexcept { return source_; }
   /// For peer_lost.
   [[nodiscard]] const Loss* loss() const noexcept { return message_.loss(); }
 
@@ -55,13 +57,14 @@ class ReceivedFrom {
   friend class Receiver<T, remote>;
   v1::Message message_;
   std::optional<T> value_;
+  SourceId source_ = 0;
   RecvStatus status_ = RecvStatus::empty;
 };
 
 /// Room for one message in the channel's own memory, to be made in place. Dropped without commit()
 /// it is given back. Not thread-safe; must not outlive its Sender.
-template <PlainMessage T>
-class Room<T, remote> {
+template <class T>
+requires(codec::plain<T>()) class Room<T, remote> {
  public:
   Room() = default;
 
@@ -120,14 +123,26 @@ class Sender<T, remote> {
     return send_for(value, time_until(deadline));
   }
 
+  /// Sends the elements together, as v1::Sender::send_many(). The first `count` were sent, also
+  /// when the codec throws at a later one. Plain types that lie one after another are copied with
+  /// the CPU's widest vectors.
+  template <std::ranges::input_range Range>
+  Batch<SendStatus> send_many(const Range& range) {
+    return send_range(range, kForever);
+  }
+  template <std::ranges::input_range Range>
+  Batch<SendStatus> try_send_many(const Range& range) {
+    return send_range(range, Duration::zero());
+  }
+
   /// Room in place: reserve waits, try_reserve does not.
-  [[nodiscard]] Room<T, remote> reserve() noexcept requires PlainMessage<T> {
+  [[nodiscard]] Room<T, remote> reserve() noexcept requires(codec::plain<T>()) {
     return Room<T, remote>(bytes_.reserve(sizeof(T)));
   }
-  [[nodiscard]] Room<T, remote> try_reserve() noexcept requires PlainMessage<T> {
+  [[nodiscard]] Room<T, remote> try_reserve() noexcept requires(codec::plain<T>()) {
     return Room<T, remote>(bytes_.try_reserve(sizeof(T)));
   }
-  [[nodiscard]] Room<T, remote> reserve_for(Duration timeout) noexcept requires PlainMessage<T> {
+  [[nodiscard]] Room<T, remote> reserve_for(Duration timeout) noexcept requires(codec::plain<T>()) {
     return Room<T, remote>(bytes_.reserve_for(sizeof(T), timeout));
   }
 
@@ -169,6 +184,25 @@ class Sender<T, remote> {
     room.commit();
     return SendStatus::sent;
   }
+  template <class Range>
+  [[nodiscard]] Batch<SendStatus> send_range(const Range& range, Duration timeout) {
+    if constexpr (codec::plain<T>() && std::ranges::contiguous_range<const Range> &&
+                  std::ranges::sized_range<const Range> &&
+                  std::is_same_v<std::ranges::range_value_t<const Range>, T>) {
+      const auto packed =
+          std::as_bytes(std::span(std::ranges::data(range), std::ranges::size(range)));
+      return timeout == kForever ? bytes_.send_many(packed, sizeof(T))
+                                 : bytes_.try_send_many(packed, sizeof(T));
+    } else {
+      Batch<SendStatus> batch{0, SendStatus::sent};
+      for (const T& value : range) {
+        batch.status = send_within(value, timeout);
+        if (batch.status != SendStatus::sent) break;
+        ++batch.count;
+      }
+      return batch;
+    }
+  }
   [[nodiscard]] static SendStatus late(SendStatus status) noexcept {
     return status == SendStatus::full ? SendStatus::timed_out : status;
   }
@@ -207,6 +241,18 @@ class Receiver<T, remote> {
   }
   [[nodiscard]] ReceivedFrom<T> recv_until(TimePoint deadline) {
     return recv_for(time_until(deadline));
+  }
+
+  /// Puts up to `count` messages into `out`: waits for the first one, then takes what is there.
+  /// `status` says why not more; of a lost sender, or of bytes that are no T, only recv() says
+  /// whose.
+  template <std::output_iterator<T&&> Out>
+  requires(!codec::views<T>()) Batch<RecvStatus> recv_many(Out out, std::size_t count) {
+    return recv_batch(out, count, kForever);
+  }
+  template <std::output_iterator<T&&> Out>
+  requires(!codec::views<T>()) Batch<RecvStatus> try_recv_many(Out out, std::size_t count) {
+    return recv_batch(out, count, Duration::zero());
   }
 
   /// Turns every sender away: they get `closed`.
@@ -254,11 +300,56 @@ class Receiver<T, remote> {
   friend Receiver<U, remote> bind(std::string_view, const BindOptions&);
   explicit Receiver(v1::Receiver bytes) noexcept : bytes_(std::move(bytes)) {}
 
+  /// Messages that were received together, and which one is next.
+  struct Run {
+    Messages messages;
+    std::size_t next = 0;
+    [[nodiscard]] bool over() const noexcept { return next >= messages.size(); }
+  };
+
+  template <class Out>
+  [[nodiscard]] Batch<RecvStatus> recv_batch(Out& out, std::size_t count, Duration timeout) {
+    if (!run_) run_ = std::make_unique<Run>();
+    Batch<RecvStatus> batch{0, RecvStatus::received};
+    for (; batch.count != count; ++batch.count) {
+      if (failed_) {
+        auto one = recv();
+        batch.status = one.status();
+        if (!one) break;
+        *out = *std::move(one);
+        ++out;
+        continue;
+      }
+      if (run_->over()) {
+        run_->next = 0;
+        const auto status = bytes_.recv_many(run_->messages, count - batch.count,
+                                             batch.count == 0 ? timeout : Duration::zero());
+        if (status != RecvStatus::received) {
+          if (batch.count == 0 || status != RecvStatus::empty) batch.status = status;
+          break;
+        }
+      }
+      // Where the codec throws, the message is the next one again.
+      auto value = Codec<T>::decode(readable(run_->messages[run_->next]));
+      ++run_->next;
+      if (!value) {
+        batch.status = RecvStatus::not_decoded;
+        break;
+      }
+      *out = *std::move(value);
+      ++out;
+    }
+    if (run_->over()) run_->messages.release();
+    return batch;
+  }
+
   template <class Next>
   [[nodiscard]] ReceivedFrom<T> decode(Next&& next) {
+    if (run_ && !run_->over()) return decode_from_run();
     ReceivedFrom<T> out;
     out.message_ = failed_ ? std::move(failed_) : next();
     out.status_ = out.message_.status();
+    out.source_ = out.message_.source();
     if (out.status_ != RecvStatus::received) return out;
     try {
       out.value_ = Codec<T>::decode(readable(out.message_.data()));
@@ -268,6 +359,16 @@ class Receiver<T, remote> {
     }
     if (!out.value_) out.status_ = RecvStatus::not_decoded;
     if (!codec::views<T>() || !out.value_) out.message_.release();
+    return out;
+  }
+
+  [[nodiscard]] ReceivedFrom<T> decode_from_run() {
+    ReceivedFrom<T> out(RecvStatus::received);
+    out.source_ = run_->messages.source();
+    out.value_ = Codec<T>::decode(readable(run_->messages[run_->next]));
+    ++run_->next;
+    if (!out.value_) out.status_ = RecvStatus::not_decoded;
+    if (run_->over()) run_->messages.release();
     return out;
   }
 
@@ -281,6 +382,7 @@ class Receiver<T, remote> {
   }
 
   v1::Receiver bytes_;
+  std::unique_ptr<Run> run_;     // made by the first recv_many()
   v1::Message failed_;           // one that could not be decoded for want of something
   std::vector<std::byte> copy_;  // keeps its memory
 };

@@ -97,6 +97,37 @@ SendStatus Sender::send_for(std::span<const std::byte> message, Duration timeout
   return SendStatus::sent;
 }
 
+namespace {
+
+Records packed_records(std::span<const std::byte> packed, std::size_t each) noexcept {
+  return {each == 0 ? 0 : packed.size() / each, packed.data(), each, nullptr};
+}
+Records scattered_records(std::span<const std::span<const std::byte>> messages) noexcept {
+  return {messages.size(), nullptr, 0, messages.data()};
+}
+
+}  // namespace
+
+Batch<SendStatus> Sender::send_all(const Records& records, Duration timeout) noexcept {
+  if (!outlet_) return {0, SendStatus::closed};
+  return outlet_->send_many(records, timeout, *tally_);
+}
+
+Batch<SendStatus> Sender::send_many(std::span<const std::span<const std::byte>> messages) noexcept {
+  return send_all(scattered_records(messages), kForever);
+}
+Batch<SendStatus> Sender::try_send_many(
+    std::span<const std::span<const std::byte>> messages) noexcept {
+  return send_all(scattered_records(messages), Duration::zero());
+}
+Batch<SendStatus> Sender::send_many(std::span<const std::byte> packed, std::size_t each) noexcept {
+  return send_all(packed_records(packed, each), kForever);
+}
+Batch<SendStatus> Sender::try_send_many(std::span<const std::byte> packed,
+                                        std::size_t each) noexcept {
+  return send_all(packed_records(packed, each), Duration::zero());
+}
+
 Reservation Sender::reserve_until(std::size_t size, Duration timeout) noexcept {
   Reservation room;
   if (!outlet_) return room;

@@ -19,6 +19,7 @@ namespace penstock::inline v1 {
 
 class Outlet;
 class WeakSender;
+struct Records;
 struct Tally;
 
 /// Messages lie in the channel's memory at multiples of so many bytes.
@@ -89,6 +90,17 @@ class alignas(kLine) Sender {
   SendStatus try_send(std::span<const std::byte> message) noexcept;
   SendStatus send_for(std::span<const std::byte> message, Duration timeout) noexcept;
 
+  /// Sends messages together: each run of up to 64 is claimed and published at once, so that a
+  /// message costs a fraction of what send() takes. Waits for room until all are sent;
+  /// try_send_many() sends what there is room for now. The first `count` were sent, and `status`
+  /// says why not more.
+  Batch<SendStatus> send_many(std::span<const std::span<const std::byte>> messages) noexcept;
+  Batch<SendStatus> try_send_many(std::span<const std::span<const std::byte>> messages) noexcept;
+  /// The same for messages of one size, `each`, which lie one after another: copied with the CPU's
+  /// widest vectors. What is left over at the end is no message.
+  Batch<SendStatus> send_many(std::span<const std::byte> packed, std::size_t each) noexcept;
+  Batch<SendStatus> try_send_many(std::span<const std::byte> packed, std::size_t each) noexcept;
+
   /// Room for `size` bytes in place: reserve waits, try_reserve does not.
   [[nodiscard]] Reservation reserve(std::size_t size) noexcept;
   [[nodiscard]] Reservation try_reserve(std::size_t size) noexcept;
@@ -120,6 +132,7 @@ class alignas(kLine) Sender {
   friend class WeakSender;
   friend Sender connect(std::string_view, const ConnectOptions&, const MessageType&);
   Sender(std::shared_ptr<Outlet> outlet, Tally* tally) noexcept;
+  Batch<SendStatus> send_all(const Records& records, Duration timeout) noexcept;
   [[nodiscard]] Reservation reserve_until(std::size_t size, Duration timeout) noexcept;
   void release() noexcept;
 

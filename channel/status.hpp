@@ -1,6 +1,7 @@
 // What became of a message: refusals are values.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace penstock::inline v1 {
@@ -36,6 +37,13 @@ enum class [[nodiscard]] RecvStatus : std::uint8_t{
                   ///< who sent them
 };
 [[nodiscard]] const char* to_string(RecvStatus status) noexcept;
+
+/// What send_many() and recv_many() did: the first `count` went, and `status` says why not more.
+template <class Status>
+struct Batch {
+  std::size_t count = 0;
+  Status status{};
+};
 
 /// How far everything sent so far has got.
 enum class [[nodiscard]] FlushStatus : std::uint8_t{

@@ -2,6 +2,7 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <iterator>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -306,6 +307,60 @@ const AddCase clones{"typed_clones_share_a_channel_and_weak_ends_do_not_keep_it"
                        thread.join();
                        EXPECT_FALSE(weak.upgrade());
                      }};
+
+const AddCase many{"typed_batches_arrive_whole_and_in_order",
+                   [](Side& side) {
+                     auto receiver = bind_typed<Order>(side, "capacity=8KiB");
+                     const auto count = side.scaled(3'000);
+                     std::vector<Order> got;
+                     while (got.size() < count) {
+                       const auto batch = receiver.recv_many(std::back_inserter(got), 50);
+                       ASSERT_EQ(batch.status, RecvStatus::received);
+                       ASSERT_LE(batch.count, 50U);
+                       // Both ways of receiving take turns.
+                       if (got.size() < count) got.push_back(*receiver.recv());
+                     }
+                     for (std::uint64_t i = 0; i < got.size(); ++i) ASSERT_EQ(got[i], order(i));
+                     EXPECT_EQ(receiver.try_recv_many(std::back_inserter(got), 50).count, 0U);
+                     EXPECT_EQ(receiver.recv_many(std::back_inserter(got), 50).status,
+                               RecvStatus::closed);
+                   },
+                   [](Side& side) {
+                     auto sender = connect_typed<Order>(side);
+                     const auto count = side.scaled(3'000);
+                     std::vector<Order> orders;
+                     for (std::uint64_t i = 0; i < count; ++i) orders.push_back(order(i));
+                     const auto batch = sender.send_many(orders);
+                     EXPECT_EQ(batch.count, count);
+                     EXPECT_EQ(batch.status, SendStatus::sent);
+                     EXPECT_EQ(sender.flush(), FlushStatus::consumed);
+                     EXPECT_EQ(sender.send_many(std::vector<Order>()).status, SendStatus::sent);
+                   }};
+
+const AddCase many_codecs{
+    "a_batch_stops_at_a_message_whose_codec_fails",
+    [](Side& side) {
+      auto receiver = bind_typed<Text>(side);
+      side.meet("sent");
+      std::vector<Text> got;
+      v2::Codec<Text>::thrown = false;
+      EXPECT_EQ(receiver.recv_many(std::back_inserter(got), 10).status, RecvStatus::not_decoded);
+      EXPECT_EQ(got.size(), 2U);
+      EXPECT_THROW((void)receiver.recv_many(std::back_inserter(got), 10), std::runtime_error);
+      EXPECT_EQ(receiver.recv()->value, Text::kThrowingOnce);
+      EXPECT_EQ(receiver.recv_many(std::back_inserter(got), 10).count, 1U);
+      EXPECT_EQ(got.back().value, 4);
+    },
+    [](Side& side) {
+      auto sender = connect_typed<Text>(side);
+      const std::vector<Text> texts{
+          {1}, {2}, {Text::kUndecodable}, {Text::kThrowingOnce}, {4}, {Text::kShort}, {5}};
+      const auto batch = sender.send_many(texts);
+      EXPECT_EQ(batch.count, 5U);
+      EXPECT_EQ(batch.status, SendStatus::not_encoded);
+      wait_until([&] { return sender.stats().progress.delivered == 5; });
+      side.meet("sent");
+    }};
 
 const AddCase any{"any_end_stands_for_each_kind",
                   [](Side& side) {
