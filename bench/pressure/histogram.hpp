@@ -21,6 +21,9 @@ class Histogram {
     max_ = std::max(max_, value);
   }
 
+  /// Adds what another one has recorded.
+  void add(const Histogram& other) noexcept;
+
   [[nodiscard]] std::uint64_t count() const noexcept { return count_; }
   /// Exact; 0 where nothing was recorded.
   [[nodiscard]] std::uint64_t max() const noexcept { return max_; }

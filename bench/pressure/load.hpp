@@ -8,6 +8,7 @@
 // Who writes what: the sender `sent`, the receiver all else of an Outcome. Read when both are over.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cmath>
@@ -38,8 +39,18 @@ struct Load {
   double seconds;  ///< how long they are sent
 };
 
+/// One second of it. What the machine does to a run, it does to some of its seconds; what the code
+/// does, to all.
+struct Slice {
+  std::uint64_t p50;
+  std::uint64_t p99;
+};
+inline constexpr std::size_t kMostSlices = 4096;
+
 struct Outcome {
   Histogram latency;  ///< nanoseconds; without the first kWarmUp
+  std::array<Slice, kMostSlices> slice{};
+  std::size_t slices = 0;
   std::uint64_t sent = 0;
   std::uint64_t received = 0;
   std::uint64_t misplaced = 0;  ///< not the one that had to come next
@@ -48,6 +59,8 @@ struct Outcome {
 
 /// Whose pages and caches are cold is not what is measured.
 inline constexpr std::chrono::milliseconds kWarmUp{200};
+
+inline constexpr std::int64_t kSliceNs = 1'000'000'000;
 
 inline std::int64_t to_ns(Clock::time_point time) noexcept {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
@@ -104,15 +117,47 @@ void receive_all(End& end, Outcome& outcome) {
   std::uint64_t next = 0;
   std::int64_t first = 0;
   std::int64_t now = 0;
+  std::int64_t slice_begins = 0;
+  Histogram slice;
+  const auto end_slice = [&] {
+    if (outcome.slices < kMostSlices)
+      outcome.slice[outcome.slices++] = {slice.quantile(0.5), slice.quantile(0.99)};
+    outcome.latency.add(slice);
+    slice = {};
+  };
   while (end.receive(item)) {
     now = to_ns(Clock::now());
     outcome.misplaced += item.number != next;
     next = item.number + 1;
-    if (outcome.received++ == 0) first = item.due;
-    if (item.due - first >= std::chrono::nanoseconds(kWarmUp).count())
-      outcome.latency.record(static_cast<std::uint64_t>(std::max<std::int64_t>(now - item.due, 0)));
+    if (outcome.received++ == 0) {
+      first = item.due;
+      slice_begins = first + std::chrono::nanoseconds(kWarmUp).count();
+    }
+    if (item.due < slice_begins) continue;
+    slice.record(static_cast<std::uint64_t>(std::max<std::int64_t>(now - item.due, 0)));
+    if (item.due - slice_begins >= kSliceNs) {
+      end_slice();
+      slice_begins += kSliceNs;
+    }
+  }
+  // A part of a second stands for itself where it is all there is.
+  if (outcome.slices == 0) {
+    end_slice();
+  } else {
+    outcome.latency.add(slice);
   }
   outcome.seconds = static_cast<double>(now - first) / 1e9;
+}
+
+/// What a quarter of the seconds did not exceed.
+[[nodiscard]] inline std::uint64_t calm(const Outcome& outcome, std::uint64_t Slice::*figure) {
+  if (outcome.slices == 0) return 0;
+  auto slices = outcome.slice;
+  const auto quarter = static_cast<std::ptrdiff_t>((outcome.slices - 1) / 4);
+  std::nth_element(slices.begin(), slices.begin() + quarter,
+                   slices.begin() + static_cast<std::ptrdiff_t>(outcome.slices),
+                   [&](const Slice& a, const Slice& b) { return a.*figure < b.*figure; });
+  return slices[static_cast<std::size_t>(quarter)].*figure;
 }
 
 /// A road leads from one end to the other: where() its ends run, receiver(), and once that is there

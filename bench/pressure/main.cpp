@@ -53,16 +53,18 @@ double parse_rate(const std::string& text) {
 class Suite {
  public:
   explicit Suite(const Options& options) : options_(options) {
-    fmt::print("{:<8} {:>6} {:>11} {:>11} {:>11} {:>11} {:>5} {:>9} {:>9} {:>9} {:>9}  {}\n", "",
-               "load", "asked/s", "carried/s", "sent", "received", "lost", "p50 us", "p99 us",
-               "p99.9 us", "max us", "CPUs");
+    fmt::print(
+        "{:<8} {:>6} {:>11} {:>11} {:>11} {:>11} {:>5} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}  {}\n",
+        "", "load", "asked/s", "carried/s", "sent", "received", "lost", "p50 us", "p99 us",
+        "p99.9 us", "max us", "calm p50", "calm p99", "CPUs");
   }
 
   /// Every load on one transport.
   void measure_all(const std::string& transport) {
     const double maximum = needs_maximum() ? measure_maximum(transport) : 0;
     for (const auto& name : options_.rates)
-      add(measure(transport, name, rate_of(name, maximum), maximum, options_.seconds));
+      add(measure(transport, name, rate_of(name, maximum), name == kHalf ? maximum : 0,
+                  options_.seconds));
   }
 
   /// The highest load that the transport carries.
@@ -113,10 +115,12 @@ class Suite {
     }
   }
 
-  static double measure_maximum(const std::string& transport) {
+  double measure_maximum(const std::string& transport) {
     const contest::Shared<Outcome> outcome;
     run(transport, {std::numeric_limits<double>::infinity(), 1}, *outcome);
-    return static_cast<double>(outcome->received) / outcome->seconds;
+    const auto maximum = static_cast<double>(outcome->received) / outcome->seconds;
+    fmt::print("{:<8} without a rate, {:.0f} messages/s\n", short_name(transport), maximum);
+    return maximum;
   }
 
   static Row measure(const std::string& transport, const std::string& name, double rate,
@@ -138,16 +142,18 @@ class Suite {
             .p99_ns = latency.quantile(0.99),
             .p999_ns = latency.quantile(0.999),
             .max_ns = latency.max(),
+            .calm_p50_ns = calm(*outcome, &Slice::p50),
+            .calm_p99_ns = calm(*outcome, &Slice::p99),
             .distance = before == after ? before : "moved"};
   }
 
   void add(Row row) {
-    const auto us = [](std::uint64_t ns) { return static_cast<double>(ns) / 1e3; };
-    fmt::print(
-        "{:<8} {:>6} {:>11.0f} {:>11.0f} {:>11} {:>11} {:>5} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.2f}  "
-        "{}\n",
-        row.transport, row.load, row.rate, row.carried, row.sent, row.received, row.lost(),
-        us(row.p50_ns), us(row.p99_ns), us(row.p999_ns), us(row.max_ns), row.distance);
+    fmt::print("{:<8} {:>6} {:>11.0f} {:>11.0f} {:>11} {:>11} {:>5} ", row.transport, row.load,
+               row.rate, row.carried, row.sent, row.received, row.lost());
+    for (const auto ns :
+         {row.p50_ns, row.p99_ns, row.p999_ns, row.max_ns, row.calm_p50_ns, row.calm_p99_ns})
+      fmt::print("{:>9.2f} ", static_cast<double>(ns) / 1e3);
+    fmt::print(" {}\n", row.distance);
     std::fflush(stdout);
     rows_.push_back(std::move(row));
   }
@@ -161,11 +167,9 @@ bool judge(const Options& options, const std::vector<Row>& baseline, const std::
   const auto comparison = compare(baseline, rows, options.limits);
   for (const auto& line : comparison.excused) fmt::print("not comparable: {}\n", line);
   for (const auto& line : comparison.worse) fmt::print("WORSE: {}\n", line);
-  fmt::print("{} of {} rows compared with '{}': {}\n", comparison.compared, rows.size(),
-             options.baseline,
-             comparison.compared == 0   ? "nothing to go by"
-             : comparison.worse.empty() ? "none is worse"
-                                        : "some are worse");
+  fmt::print("{} of {} rows compared with '{}': {} figures are worse, {} not comparable\n",
+             comparison.compared, rows.size(), options.baseline, comparison.worse.size(),
+             comparison.excused.size());
   return comparison.compared != 0 && comparison.worse.empty();
 }
 

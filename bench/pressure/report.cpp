@@ -32,8 +32,8 @@ Comparison compare(std::span<const Row> before, std::span<const Row> now, const 
     const auto rate = [&](const char* what, double was, double is) {
       judge(what, was, is, was / is, limits.rate);
     };
-    time("p50 in us", old->p50_ns, row.p50_ns, limits.p50);
-    time("p99 in us", old->p99_ns, row.p99_ns, limits.p99);
+    time("calm p50 in us", old->calm_p50_ns, row.calm_p50_ns, limits.p50);
+    time("calm p99 in us", old->calm_p99_ns, row.calm_p99_ns, limits.p99);
     // A rate that was asked for says nothing where it differs, as half of the maximum does.
     rate("the part of its rate that it carries", old->carried / old->rate, row.carried / row.rate);
     if (old->maximum > 0 && row.maximum > 0) rate("the maximum per s", old->maximum, row.maximum);

@@ -14,7 +14,7 @@ struct Row {
   std::string load;    ///< its name: what is compared with what
   double rate = 0;     ///< asked for, messages per second
   double carried = 0;  ///< that arrived, per second
-  double maximum = 0;  ///< measured without a rate, messages per second; 0: it was not
+  double maximum = 0;  ///< without a rate, messages per second; 0: not measured
   std::uint64_t sent = 0;
   std::uint64_t received = 0;
   std::uint64_t misplaced = 0;
@@ -22,6 +22,8 @@ struct Row {
   std::uint64_t p99_ns = 0;
   std::uint64_t p999_ns = 0;
   std::uint64_t max_ns = 0;
+  std::uint64_t calm_p50_ns = 0;  ///< in the calmest quarter of the seconds: what is compared
+  std::uint64_t calm_p99_ns = 0;
   std::string distance;  ///< of the CPUs, before and after: a class, or "moved"
 
   [[nodiscard]] std::int64_t lost() const noexcept {
@@ -29,7 +31,8 @@ struct Row {
   }
 };
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Row, transport, load, rate, carried, maximum, sent, received,
-                                   misplaced, p50_ns, p99_ns, p999_ns, max_ns, distance)
+                                   misplaced, p50_ns, p99_ns, p999_ns, max_ns, calm_p50_ns,
+                                   calm_p99_ns, distance)
 
 /// How many times worse than before something may be.
 struct Limits {

@@ -56,6 +56,18 @@ TEST(histogram, never_says_more_than_the_largest) {
   EXPECT_EQ(histogram->quantile(1), std::numeric_limits<std::uint64_t>::max());
 }
 
+TEST(histogram, adds_another) {
+  const auto one = std::make_unique<Histogram>();
+  const auto other = std::make_unique<Histogram>();
+  one->record(5);
+  other->record(7);
+  other->record(1'000'003);
+  one->add(*other);
+  EXPECT_EQ(one->count(), 3);
+  EXPECT_EQ(one->max(), 1'000'003);
+  EXPECT_EQ(one->quantile(0.5), 7);
+}
+
 TEST(histogram, agrees_with_sorting) {
   std::mt19937_64 random(1);
   std::lognormal_distribution<double> latency(7, 2);
