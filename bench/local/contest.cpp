@@ -1,52 +1,46 @@
 #include "contest.hpp"
 
-#include <pthread.h>
-#include <sched.h>
-
-#include <algorithm>
-#include <atomic>
+#include <cstdlib>
+#include <string_view>
 
 namespace contest {
+namespace {
 
-void pin(std::size_t cpu) {
-  if (std::thread::hardware_concurrency() < 2) return;
-  cpu_set_t cpus;
-  CPU_ZERO(&cpus);
-  CPU_SET(cpu, &cpus);
-  ::pthread_setaffinity_np(::pthread_self(), sizeof cpus, &cpus);
+bool only_checking = false;
+int failures = 0;
+
+/// Takes --check out of the arguments; the rest is Google Benchmark's.
+void take_check(int& count, char** arguments) {
+  const auto end = std::remove_if(arguments + 1, arguments + count, [](const char* argument) {
+    return std::string_view(argument) == "--check";
+  });
+  only_checking = end != arguments + count;
+  count = static_cast<int>(end - arguments);
 }
 
-double line_round_trip() {
-  constexpr std::uint64_t kRounds = 10'000;
-  struct alignas(128) Word {
-    std::atomic<std::uint64_t> value{0};
-  };
-  Word there;
-  Word back;
-  std::thread other([&] {
-    pin(1);
-    for (std::uint64_t i = 1; i <= kRounds; ++i) {
-      while (there.value.load(std::memory_order_acquire) != i) {
-      }
-      back.value.store(i, std::memory_order_release);
-    }
-  });
-  double nanoseconds = 0;
-  std::thread self([&] {
-    pin(0);
-    std::chrono::steady_clock::time_point begin;
-    for (std::uint64_t i = 1; i <= kRounds; ++i) {
-      there.value.store(i, std::memory_order_release);
-      while (back.value.load(std::memory_order_acquire) != i) {
-      }
-      if (i == kRounds / 10) begin = std::chrono::steady_clock::now();
-    }
-    nanoseconds = Seconds(std::chrono::steady_clock::now() - begin).count() * 1e9 /
-                  (static_cast<double>(kRounds) * 0.9);
-  });
-  self.join();
-  other.join();
-  return nanoseconds;
+int run(int count, char** arguments) {
+  take_check(count, arguments);
+  benchmark::Initialize(&count, arguments);
+  if (benchmark::ReportUnrecognizedArguments(count, arguments)) return EXIT_FAILURE;
+  if (benchmark::RunSpecifiedBenchmarks() == 0) ++failures;
+  benchmark::Shutdown();
+  return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+}  // namespace
+
+bool checking() noexcept { return only_checking; }
+
+void failed(benchmark::State& state, const char* why) {
+  ++failures;
+  state.SkipWithError(why);
+}
+
+void note_distance(benchmark::State& state, double before, double after) {
+  state.counters["line_before"] = before;
+  state.counters["line_after"] = after;
+  const std::string_view where = distance(before);
+  state.SetLabel(where == distance(after) ? std::string(where) : "moved");
 }
 
 std::uint64_t enough(std::uint64_t count, double seconds) {
@@ -59,4 +53,4 @@ std::uint64_t enough(std::uint64_t count, double seconds) {
 
 }  // namespace contest
 
-BENCHMARK_MAIN();
+int main(int count, char** arguments) { return contest::run(count, arguments); }

@@ -18,12 +18,15 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <span>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
+
+#include "../common/cpus.hpp"
 
 namespace contest {
 
@@ -54,11 +57,6 @@ class Patience {
   int looks_ = 0;
 };
 
-/// Nanoseconds that a cache line takes from one CPU to another and back, now. The hypervisor moves
-/// CPUs: only what was measured at the same distance can be compared.
-[[nodiscard]] double line_round_trip();
-/// Binds this thread to one CPU where there are at least two.
-void pin(std::size_t cpu);
 /// As many items as take about a twentieth of a second, from a run of `count` that took `seconds`.
 [[nodiscard]] std::uint64_t enough(std::uint64_t count, double seconds);
 
@@ -69,6 +67,50 @@ struct Shape {
 };
 
 using Seconds = std::chrono::duration<double>;
+
+/// Sends `count` items: the k-th bears `first + k`.
+template <class Item, class End>
+void send_items(End& end, std::uint64_t first, std::uint64_t count, bool batches) {
+  if constexpr (requires(std::span<const Item> some) { end.send_many(some); }) {
+    if (batches) {
+      std::array<Item, kBatch> items{};
+      for (std::uint64_t k = 0; k < count;) {
+        const auto some = static_cast<std::size_t>(std::min<std::uint64_t>(count - k, kBatch));
+        for (std::size_t j = 0; j < some; ++j) items[j].word[0] = first + k + j;
+        end.send_many(std::span<const Item>(items).first(some));
+        k += some;
+      }
+      return;
+    }
+  }
+  Item item{};
+  for (std::uint64_t k = 0; k < count; ++k) {
+    item.word[0] = first + k;
+    end.send(item);
+  }
+}
+
+/// Receives `count` items, and hands what each bears to `take`.
+template <class Item, class End, class Take>
+void receive_items(End& end, std::uint64_t count, bool batches, Take take) {
+  if constexpr (requires(std::span<Item> some) { end.receive_many(some); }) {
+    if (batches) {
+      std::array<Item, kBatch> items;
+      for (std::uint64_t left = count; left != 0;) {
+        const auto got = end.receive_many(std::span(items).first(
+            static_cast<std::size_t>(std::min<std::uint64_t>(left, kBatch))));
+        for (std::size_t k = 0; k < got; ++k) take(items[k].word[0]);
+        left -= got;
+      }
+      return;
+    }
+  }
+  Item item{};
+  for (std::uint64_t k = 0; k < count; ++k) {
+    end.receive(item);
+    take(item.word[0]);
+  }
+}
 
 template <class Queue, class Item>
 double carry(const Shape& shape, std::uint64_t count) {
@@ -87,27 +129,9 @@ double carry(const Shape& shape, std::uint64_t count) {
     threads.emplace_back([&, i, end = queue.receiver()]() mutable {
       if (pinned) pin(0);
       start.arrive_and_wait();
-      const std::uint64_t mine = count / shape.consumers;
       std::uint64_t sum = 0;
-      if constexpr (requires(std::span<Item> some) { end.receive_many(some); }) {
-        if (shape.batches) {
-          std::array<Item, kBatch> items;
-          for (std::uint64_t left = mine; left != 0;) {
-            const auto got = end.receive_many(std::span(items).first(
-                static_cast<std::size_t>(std::min<std::uint64_t>(left, kBatch))));
-            for (std::size_t k = 0; k < got; ++k) sum += items[k].word[0];
-            left -= got;
-          }
-          sums[i] = sum;
-          ends[i] = std::chrono::steady_clock::now();
-          return;
-        }
-      }
-      Item item{};
-      for (std::uint64_t k = 0; k < mine; ++k) {
-        end.receive(item);
-        sum += item.word[0];
-      }
+      receive_items<Item>(end, count / shape.consumers, shape.batches,
+                          [&sum](std::uint64_t word) { sum += word; });
       sums[i] = sum;
       ends[i] = std::chrono::steady_clock::now();
     });
@@ -116,24 +140,7 @@ double carry(const Shape& shape, std::uint64_t count) {
       if (pinned) pin(1);
       start.arrive_and_wait();
       begins[i] = std::chrono::steady_clock::now();
-      const std::uint64_t mine = count / shape.producers;
-      if constexpr (requires(std::span<const Item> some) { end.send_many(some); }) {
-        if (shape.batches) {
-          std::array<Item, kBatch> items{};
-          for (std::uint64_t k = 0; k < mine;) {
-            const auto some = static_cast<std::size_t>(std::min<std::uint64_t>(mine - k, kBatch));
-            for (std::size_t j = 0; j < some; ++j) items[j].word[0] = k + j;
-            end.send_many(std::span<const Item>(items).first(some));
-            k += some;
-          }
-          return;
-        }
-      }
-      Item item{};
-      for (std::uint64_t k = 0; k < mine; ++k) {
-        item.word[0] = k;
-        end.send(item);
-      }
+      send_items<Item>(end, 0, count / shape.producers, shape.batches);
     });
   for (auto& thread : threads) thread.join();
   const Seconds took = *std::ranges::max_element(ends) - *std::ranges::min_element(begins);
@@ -143,52 +150,89 @@ double carry(const Shape& shape, std::uint64_t count) {
   return sum == mine * (mine - 1) / 2 * shape.producers ? took.count() : -1;
 }
 
-/// Seconds for `count` round trips through two queues. `pause`: between them, so that both ends
-/// fall asleep that can.
+/// The answering end of `count` round trips.
+template <class Item, class In, class Out>
+void answer(In& in, Out& out, std::uint64_t count) {
+  Item item{};
+  for (std::uint64_t k = 0; k < count; ++k) {
+    in.receive(item);
+    out.send(item);
+  }
+}
+
+/// The asking end. Gives the seconds, negative if an answer was none. `pause`: between round trips,
+/// so that both ends fall asleep that can.
+template <class Item, class Out, class In>
+double ask(Out& out, In& in, std::uint64_t count, std::chrono::microseconds pause) {
+  Item item{};
+  Seconds took{};
+  std::uint64_t wrong = 0;
+  const auto now = [] { return std::chrono::steady_clock::now(); };
+  const auto once = [&](std::uint64_t k) {
+    item.word[0] = k;
+    out.send(item);
+    in.receive(item);
+    wrong += item.word[0] != k;
+  };
+  // Reading the clock takes as long as a part of a round trip: without pauses it is read twice.
+  if (pause.count() == 0) {
+    const auto begin = now();
+    for (std::uint64_t k = 0; k < count; ++k) once(k);
+    took = now() - begin;
+  } else {
+    for (std::uint64_t k = 0; k < count; ++k) {
+      std::this_thread::sleep_for(pause);
+      const auto begin = now();
+      once(k);
+      took += now() - begin;
+    }
+  }
+  return wrong == 0 ? took.count() : -1;
+}
+
+/// Seconds for `count` round trips through two queues.
 template <class Queue, class Item>
 double echo(std::uint64_t count, std::chrono::microseconds pause) {
   Queue there(kCapacity);
   Queue back(kCapacity);
   std::thread other([&, in = there.receiver(), out = back.sender()]() mutable {
     pin(1);
-    Item item{};
-    for (std::uint64_t k = 0; k < count; ++k) {
-      in.receive(item);
-      out.send(item);
-    }
+    answer<Item>(in, out, count);
   });
-  Seconds took{};
+  double took = 0;
   std::thread self([&, out = there.sender(), in = back.receiver()]() mutable {
     pin(0);
-    Item item{};
-    const auto begin = std::chrono::steady_clock::now();
-    for (std::uint64_t k = 0; k < count; ++k) {
-      if (pause.count() != 0) std::this_thread::sleep_for(pause);
-      const auto sent = std::chrono::steady_clock::now();
-      out.send(item);
-      in.receive(item);
-      if (pause.count() != 0) took += std::chrono::steady_clock::now() - sent;
-    }
-    if (pause.count() == 0) took = std::chrono::steady_clock::now() - begin;
+    took = ask<Item>(out, in, count, pause);
   });
   self.join();
   other.join();
-  return took.count();
+  return took;
 }
 
+/// With --check the rows only show that every rival works: few items, nothing is timed.
+[[nodiscard]] bool checking() noexcept;
+/// The program's exit status tells that a row failed.
+void failed(benchmark::State& state, const char* why);
+/// Nanoseconds of a line's round trip before and after a repeat; its label is their class.
+void note_distance(benchmark::State& state, double before, double after);
+
 /// Registers one row. `run` takes a number of items and gives the seconds, negative if items were
-/// lost.
+/// lost; it may throw.
 template <class Run>
 void enter(const std::string& work, const std::string& name, std::uint64_t first, Run run) {
   auto* row = benchmark::RegisterBenchmark(
       (work + "/" + name).c_str(), [run, first, count = std::uint64_t{0}](auto& state) mutable {
-        if (count == 0) count = enough(first, run(first));
-        for ([[maybe_unused]] auto _ : state) {
-          state.counters["line_before"] = line_round_trip();
-          const double seconds = run(count);
-          if (seconds < 0) state.SkipWithError("items were lost");
-          state.SetIterationTime(seconds);
-          state.counters["line_after"] = line_round_trip();
+        try {
+          if (count == 0) count = checking() ? first : enough(first, run(first));
+          for ([[maybe_unused]] auto _ : state) {
+            const double before = checking() ? 0 : line_round_trip();
+            const double seconds = run(count);
+            if (seconds < 0) failed(state, "items were lost");
+            state.SetIterationTime(seconds);
+            if (!checking()) note_distance(state, before, line_round_trip());
+          }
+        } catch (const std::exception& error) {
+          failed(state, error.what());
         }
         state.SetItemsProcessed(static_cast<std::int64_t>(count));
       });
