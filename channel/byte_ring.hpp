@@ -182,7 +182,7 @@ struct Claim {
 class RingProducer {
  public:
   RingProducer(const RingMemory& memory, std::uint64_t window) noexcept
-      : ring_(memory), control_(*memory.control), seen_limit_(window) {}
+      : ring_(memory), control_(*memory.control), window_(window), seen_limit_(window) {}
 
   /// The largest payload that always fits: padding may take as much again as the record.
   [[nodiscard]] static constexpr std::uint64_t max_payload(std::uint64_t window) noexcept {
@@ -227,7 +227,11 @@ class RingProducer {
         after_consumer();
         seen_limit_.store(limit, std::memory_order_release);
         while (fit != 0 && end > limit) end -= record_size(length_of(--fit));
-        if (fit == 0) return ClaimResult::full;
+        if (fit == 0) {
+          end += record_size(length_of(0));
+          if (credit == Credit::granted || !fits_empty_ring(tail, end)) return ClaimResult::full;
+          fit = 1;
+        }
       }
       if (!shared_.load(std::memory_order_relaxed)) {
         tail_.store(end, std::memory_order_relaxed);
@@ -301,7 +305,8 @@ class RingProducer {
         const auto limit = credit_found(end, credit);
         after_consumer();
         seen_limit_.store(limit, std::memory_order_release);
-        if (end > limit) return ClaimResult::full;
+        if (end > limit && (credit == Credit::granted || !fits_empty_ring(tail, end)))
+          return ClaimResult::full;
       }
       if (!shared_.load(std::memory_order_relaxed)) {
         tail_.store(end | last, std::memory_order_relaxed);
@@ -323,14 +328,23 @@ class RingProducer {
   [[nodiscard]] std::uint64_t credit_found(Cursor end, Credit credit) const noexcept {
     const auto limit = control_.limit.load(std::memory_order_acquire);
     if (end <= limit || credit == Credit::granted) return limit;
-    // relaxed: written before the first limit. 0 for remote rings.
+    // relaxed: any value that it had is as good, the ring is larger. 0 for remote rings.
     const auto window = control_.window.load(std::memory_order_relaxed);
     // SYNC sender-sleep (sender): sequentially consistent, after it was said that somebody waits
     return std::max(limit, control_.consumed.load(std::memory_order_seq_cst) + window);
   }
 
+  /// Nothing is waiting: however small the window is by now, the next message may go, as large as
+  /// it is. (Local rings; a remote receiver is asked.)
+  [[nodiscard]] bool fits_empty_ring(Cursor tail, Cursor end) const noexcept {
+    return control_.window.load(std::memory_order_relaxed) != 0 &&
+           control_.consumed.load(std::memory_order_acquire) == tail &&  // SYNC credit
+           end <= tail + window_;
+  }
+
   const RingView ring_;
   RingControl& control_;
+  const std::uint64_t window_;  // the largest
   const bool enrolled_ = enroll_in_barriers();
   std::atomic<bool> shared_{false};
   // Written by producers only: a line of their own.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <thread>
+#include <utility>
 
 #include "penstock/channel/park.hpp"
 
@@ -34,10 +35,17 @@ Inlet::Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink, bool 
                : parts.connection                           ? BarrierScope::machine
                                                             : BarrierScope::process),
       window_(parts.window),
+      flow_(parts.flow.target_delay > Duration::zero()
+                ? std::make_unique<FlowWindow>(std::min(parts.flow.min_window, parts.window),
+                                               parts.window, parts.flow.target_delay)
+                : nullptr),
       peer_(std::move(parts.peer)),
       path_(std::move(parts.path)),
       connection_(std::move(parts.connection)),
-      link_(std::move(parts.remote.link)) {
+      link_(std::move(parts.remote.link)),
+      granted_window_(flow_ ? flow_->window() : window_),
+      limit_(window_),
+      answered_limit_(window_) {
   if (link_) {
     tail_line_ = reinterpret_cast<const TailLine*>(parts.remote.region);
     ordered_ = link_->limits().ordered_writes;
@@ -46,8 +54,9 @@ Inlet::Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink, bool 
   // relaxed: a sender that does not see it makes full barriers
   if (barrier_ != BarrierScope::none)
     control_.receiver_barriers.store(1, std::memory_order_relaxed);
-  control_.window.store(window_, std::memory_order_relaxed);  // relaxed: before the first limit
-  grant(control_, 0, window_);
+  // relaxed: before the first limit
+  control_.window.store(granted_window_, std::memory_order_relaxed);
+  grant(control_, 0, limit_);
 }
 
 Inlet::~Inlet() {
@@ -179,6 +188,7 @@ Look Inlet::take(Message& out) noexcept {
       case Inspection::absent:
         if (left) lose("it gave up: its linger time ran out before all it had to send found room");
         if (gone) return Look::lost;
+        if (flow_) found_nothing();
         return Look::nothing;
       case Inspection::record: break;
     }
@@ -271,6 +281,7 @@ void Inlet::report_local() noexcept {
     control_.consumed.store(head_, std::memory_order_seq_cst);  // SYNC credit
     waiting = control_.senders_waiting.load(std::memory_order_seq_cst);
   }
+  if (flow_) return report_local_living(waiting);
   const auto owed = head_ - reported_;
   if (owed < window_ / kBatchPart && (waiting & kSenderSleeps) == 0) return;
   if (owed < window_ / kLazyPart && waiting == 0) return;
@@ -278,17 +289,48 @@ void Inlet::report_local() noexcept {
   grant(control_, head_, head_ + window_);
 }
 
+void Inlet::report_local_living(std::uint32_t waiting) noexcept {
+  const bool waits = (waiting & kSenderWaits) != 0;
+  if (head_ - sampled_ >= granted_window_ / (waiting != 0 ? kBatchPart : kLazyPart)) {
+    sample(waits);
+  } else if ((waiting & kSenderSleeps) == 0) {
+    return;
+  }
+  if (head_ + granted_window_ <= limit_ && (waiting & kSenderFlushes) == 0) {
+    // While the window shrinks a sender that waits for room is not woken in vain. But if this was
+    // released while the receiver sleeps, nobody else comes to open the window.
+    if (waits && head_ == next_ && dry()) found_nothing();
+    return;
+  }
+  if (waits) held_back_ = limit_;
+  reported_ = head_;
+  limit_ = std::max(limit_, head_ + granted_window_);
+  grant(control_, head_, limit_);
+}
+
 void Inlet::report(bool always) noexcept {
   if (!link_) return report_local();
   if (shut_) return;
+  if (flow_) {
+    if (head_ - sampled_ >= granted_window_ / (blocked_ ? kBatchPart : kLazyPart)) sample(blocked_);
+    if (blocked_ && !opened_ && dry()) open_for_question();
+  }
   const auto owed = head_ - reported_;
-  // A question is kept until there is something new to answer.
-  if (blocked_ && head_ > known_ &&
-      (always || head_ == next_ || head_ - known_ >= window_ / kBatchPart)) {
+  if (blocked_ && (opened_ || answer_due(always))) {
     report_remote(static_cast<std::uint32_t>(Immediate::credit));
-  } else if (owed != 0 && (always || owed >= window_ / kLazyPart)) {
+  } else if (owed != 0 && (always || owed >= granted_window_ / kLazyPart)) {
     report_remote(std::nullopt);
   }
+}
+
+/// A question is kept until there is something new to answer; where the window shrinks, that is
+/// more than consumption.
+bool Inlet::answer_due(bool always) noexcept {
+  if (head_ <= known_ ||
+      (!always && head_ != next_ && head_ - known_ < granted_window_ / kBatchPart))
+    return false;
+  return !flow_ || known_ < answered_ || head_ + granted_window_ > answered_limit_ ||
+         limit_ > answered_limit_ || dry();
 }
 
 void Inlet::report_remote(std::optional<std::uint32_t> immediate) noexcept {
@@ -301,7 +343,8 @@ void Inlet::report_remote(std::optional<std::uint32_t> immediate) noexcept {
   if (cookie_ - landed_cookie_ >= kManyCredits) poll_link();
   CreditLine line{};
   line.consumed = head_;
-  line.limit = head_ + window_;
+  limit_ = std::max(limit_, head_ + granted_window_);
+  line.limit = limit_;
   line.armed_at = mode_ == PublishMode::immediate ? tail_ : armed_at_;
   if (taken_too_many()) immediate = static_cast<std::uint32_t>(Immediate::credit);
   line.mode = (sequence_ + 1) << 8U | static_cast<std::uint64_t>(mode_);
@@ -329,9 +372,10 @@ void Inlet::report_remote(std::optional<std::uint32_t> immediate) noexcept {
     told_armed_at_ = armed_at_;
     armed_cookie_ = cookie_;
   }
-  if (immediate && head_ > known_) {  // otherwise the question stays
-    blocked_ = false;
-    known_ = head_;
+  if (immediate && (head_ > known_ || opened_)) {  // otherwise the question stays
+    blocked_ = opened_ = false;
+    known_ = answered_ = head_;
+    answered_limit_ = limit_;
   }
 }
 
@@ -357,6 +401,7 @@ void Inlet::poll_link() noexcept {
             blocked_ = true;
             known_ =
                 head_ - ((kImmediateRange - distance_ahead(value, head_)) & (kImmediateRange - 1));
+            if (flow_) note_held_back();
           }
           if (kind == Immediate::landed && mode_ == PublishMode::immediate) {
             const Cursor tail = tail_ + distance_ahead(value, tail_);
@@ -393,6 +438,88 @@ void Inlet::tend() noexcept {
   const auto counters = link_->counters();
   work_ = {counters.posts, counters.work_requests, counters.completions,
            credit_writes_, counters.immediates,    0};
+}
+
+// ── The living window ────────────────────────────────────────────────────────────────────────────
+
+/// A lower bound of what is in the ring and not handed out. Of a local ring only a sender that
+/// waits tells: it has filled the window.
+std::uint64_t Inlet::known_to_wait(bool waiting) noexcept {
+  if (!link_) return waiting ? limit_ - std::min(limit_, next_) : 0;
+  if (mode_ != PublishMode::immediate) (void)refresh_tail();
+  return tail_ - std::min(tail_, next_);
+}
+
+bool Inlet::dry() noexcept {
+  if (mode_ == PublishMode::immediate) return next_ >= tail_;
+  Record record;
+  return next_record(record) == Inspection::absent && !torn_;
+}
+
+void Inlet::sample(bool waiting) noexcept {
+  sampled_ = head_;
+  flow_->consumed(Clock::now(), head_, known_to_wait(waiting));
+  move_window();
+}
+
+void Inlet::move_window() noexcept {
+  granted_window_ = flow_->window();
+  // relaxed: a sender adds it to what was consumed, and any value that it had is as good
+  if (!link_) control_.window.store(granted_window_, std::memory_order_relaxed);
+}
+
+/// The ring is empty, and the window holds the sender back.
+void Inlet::open_window() noexcept {
+  flow_->starved(Clock::now(), head_);
+  sampled_ = head_;
+  move_window();
+  // Not enough, and nothing has come since: a message needs more. All there is, this once.
+  const bool again = std::exchange(opened_at_, next_) == next_;
+  const auto limit = head_ + granted_window_;
+  limit_ = again || limit <= limit_ ? head_ + window_ : limit;
+}
+
+/// The question comes after what the sender sent before it asked.
+void Inlet::note_held_back() noexcept {
+  if (mode_ != PublishMode::immediate) (void)refresh_tail();
+  // Otherwise it waits for the end of a flush.
+  held_back_ = tail_ > known_ + granted_window_ / 2 ? tail_ : 0;
+}
+
+/// Remote: the ring is empty, and the sender has asked.
+void Inlet::open_for_question() noexcept {
+  const auto held_back = std::exchange(held_back_, 0);
+  const bool starved = held_back != 0 && next_ >= held_back && next_ <= held_back + kMaxHot;
+  if (limit_ == head_ + window_) return;
+  // Otherwise what it waits for may be on its way; what was consumed is the answer.
+  if (!starved && head_ > known_ && limit_ >= next_ + granted_window_ / 2) return;
+  open_window();
+  opened_ = true;
+}
+
+void Inlet::found_nothing() noexcept {
+  flow_->found_nothing();
+  if (link_) {
+    if (blocked_) return report(false);
+    if (held_back_ == 0) return;
+    const auto held_back = std::exchange(held_back_, 0);
+    if (next_ < held_back || next_ > held_back + kMaxHot || limit_ == head_ + window_) return;
+    open_window();  // it had its answer, but that took too long
+    return report_remote(std::nullopt);
+  }
+  // relaxed: one who says so later has looked at an empty ring, or is seen before the sleep
+  const bool waits = (control_.senders_waiting.load(std::memory_order_relaxed) & kSenderWaits) != 0;
+  // It waited for what was granted near here, and nothing has come of that yet.
+  const auto held_back = std::exchange(held_back_, 0);
+  const bool starved = next_ <= held_back && next_ + granted_window_ / 2 > held_back;
+  if ((!waits && !starved) || limit_ == head_ + window_) return;
+  if (!starved && limit_ >= next_ + granted_window_ / 2 && opened_at_ != next_) {
+    opened_at_ = next_;  // there is room, which it may have found by now; if not, it says so again
+  } else {
+    open_window();
+  }
+  reported_ = head_;
+  grant(control_, head_, limit_);
 }
 
 // ── Sleeping ─────────────────────────────────────────────────────────────────────────────────────
@@ -440,9 +567,16 @@ bool Inlet::has_news() noexcept {
     news = stale || finished_ || gone_.load(std::memory_order_acquire) ||  // SYNC gone
            (!link_ && control_.sender_gone.load(std::memory_order_seq_cst) != 0) ||
            (next_view_ - first_view_ != kMaxViews &&
-            (next_record(record) != Inspection::absent || torn_));
+            (next_record(record) != Inspection::absent || torn_ || starving()));
   });
   return news;
+}
+
+/// SYNC receiver-sleep (receiver): as for records; a local sender that finds the window too small
+/// wakes a receiver that sleeps.
+bool Inlet::starving() const noexcept {
+  return flow_ && !link_ && limit_ < head_ + window_ &&
+         (control_.senders_waiting.load(std::memory_order_seq_cst) & kSenderWaits) != 0;
 }
 
 void Inlet::disarm() noexcept {
@@ -529,6 +663,7 @@ SourceStats Inlet::stats() const {
   stats.path = path_;
   stats.capacity = memory_.capacity;
   stats.window = window_;
+  stats.flow = flow_ ? flow_->stats() : WindowStats{window_, window_, window_, 0, {}};
   {
     const std::lock_guard lock(mutex_);
     stats.work = work_;

@@ -3,7 +3,8 @@
 // Who writes what: the token's holder everything here (a receiving thread, a releasing thread or
 // the engine); the sender or its device the ring and the tail line.
 //
-// Invariants: reported_ <= head_ <= next_; for remote rings hot records, any number of them, may
+// Invariants: reported_ <= head_ <= next_; limit_, what was granted, only rises, and is at most
+// head_ + window_, the largest window; for remote rings hot records, any number of them, may
 // put next_ ahead of tail_; all of them within the credit granted. Cursors are kept here,
 // privately; what lies in shared memory are copies, so a peer that writes there harms only itself.
 //
@@ -20,6 +21,7 @@
 #include "penstock/channel/barrier.hpp"
 #include "penstock/channel/biased_lock.hpp"
 #include "penstock/channel/byte_ring.hpp"
+#include "penstock/channel/flow_window.hpp"
 #include "penstock/channel/proof.hpp"
 #include "penstock/channel/receiver.hpp"
 #include "penstock/channel/stats.hpp"
@@ -117,6 +119,17 @@ class Inlet final : public ConnectionObserver,
   void tend() noexcept;
   void report(bool always) noexcept;
   void report_local() noexcept;
+  void report_local_living(std::uint32_t waiting) noexcept;
+  void sample(bool waiting) noexcept;
+  void move_window() noexcept;
+  void found_nothing() noexcept;
+  void open_window() noexcept;
+  void open_for_question() noexcept;
+  void note_held_back() noexcept;
+  [[nodiscard]] bool starving() const noexcept;
+  [[nodiscard]] bool answer_due(bool always) noexcept;
+  [[nodiscard]] bool dry() noexcept;
+  [[nodiscard]] std::uint64_t known_to_wait(bool waiting) noexcept;
   void report_remote(std::optional<std::uint32_t> immediate) noexcept;
   [[nodiscard]] bool taken_too_many() const noexcept;
   void take_events() noexcept;
@@ -135,8 +148,9 @@ class Inlet final : public ConnectionObserver,
   const Prover prover_;
   RingControl& control_;
   const bool enrolled_ = enroll_in_barriers();
-  const BarrierScope barrier_;  // made before a sleep
-  const std::uint64_t window_;
+  const BarrierScope barrier_;              // made before a sleep
+  const std::uint64_t window_;              // the largest
+  const std::unique_ptr<FlowWindow> flow_;  // null: the window stays what it is
   const std::string peer_;
   const std::string path_;
   std::shared_ptr<Connection> connection_;
@@ -148,6 +162,8 @@ class Inlet final : public ConnectionObserver,
   Cursor next_ = 0;               // next to hand out
   Cursor head_ = 0;               // everything before it was released
   Cursor reported_ = 0;           // ... and the sender was told
+  std::uint64_t granted_window_;  // the window now
+  Cursor limit_;                  // granted up to here
   Cursor tail_ = 0;               // remote: everything before it has landed
   std::uint64_t first_view_ = 0;  // oldest held
   std::uint64_t next_view_ = 0;
@@ -174,7 +190,15 @@ class Inlet final : public ConnectionObserver,
   bool blocked_ = false;             // the sender waits for credit
   Cursor known_ = 0;                 // consumption that the waiting sender knows of
   std::uint64_t credit_writes_ = 0;
-  std::uint32_t untold_ = 0;  // mode immediate: taken since the sender was told of it
+  Cursor answered_ = 0;        // the consumption that the last answer told
+  Cursor answered_limit_ = 0;  // ... and its limit
+  std::uint32_t untold_ = 0;   // mode immediate: taken since the sender was told of it
+
+  // A living window.
+  Cursor sampled_ = 0;    // consumption at the last sample
+  Cursor held_back_ = 0;  // the sender had to wait when it had sent about so much; 0: it had not
+  Cursor opened_at_ = ~0ULL;  // next_ when the window was opened last
+  bool opened_ = false;       // remote: an answer with a larger window is due
 
   const std::shared_ptr<InletCounters> counters_ = std::make_shared<InletCounters>();
   std::atomic<bool> stalled_{false};  // relaxed: a state for people

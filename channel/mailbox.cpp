@@ -45,8 +45,13 @@ void Mailbox::bind(std::string_view text, const BindOptions& defaults) {
   spin_ns_.store(options.spin.count(), std::memory_order_relaxed);
   // Declared before the lock, so that it goes after the unlocking where this fails: its destruction
   // waits for handshakes under way, which take the mutex.
-  auto listener = transport->listen(
-      uri, {options.capacity, options.window, options.liveness, type_}, shared_from_this());
+  auto listener = transport->listen(uri,
+                                    {options.capacity,
+                                     options.window,
+                                     options.liveness,
+                                     {options.target_delay, options.min_window},
+                                     type_},
+                                    shared_from_this());
   const std::unique_lock lock(mutex_);
   if (closed_.load(std::memory_order_relaxed))
     throw SetupError(Errc::bad_uri, uri.text() + ": this receiver is closed: bind a new one");

@@ -24,6 +24,12 @@ struct BindOptions {
   /// Bytes of the ring that a sender may fill; at most the capacity. 0: the capacity.
   /// The largest message is window / 2 - 16 bytes.
   std::uint64_t window = 0;
+  /// Above 0: the window lives. It moves between `min_window` and `window`, so that a message that
+  /// was accepted waits for about so long before it is received, however slow the receiver
+  /// (docs/flow-control.md). 0: it is `window`, always.
+  Duration target_delay{};
+  /// Bytes; 0: 4 KiB. A sender may count on so much, and on any one message in an empty ring.
+  std::uint64_t min_window = 0;
   Duration spin = kDefaultSpin;
   /// A sender that has been silent for so long counts as lost; after a quarter of it, as stalled.
   Duration liveness = std::chrono::seconds(10);

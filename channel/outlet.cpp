@@ -99,7 +99,8 @@ void Outlet::finish() noexcept {
   const auto deadline = deadline_after(options_.linger);
   bool said = say_last(deadline);
   if (publisher_)
-    said = wait(deadline, nullptr, [&](Credit) { return publisher_->delivered(ring_.tail()); }) &&
+    said = wait(kSenderFlushes, deadline, nullptr,
+                [&](Credit) { return publisher_->delivered(ring_.tail()); }) &&
            said;
   if (said) {
     if (connection_) connection_->say_goodbye(FrameType::bye, ring_.tail());
@@ -125,7 +126,7 @@ SendStatus Outlet::refusal() const noexcept {
 }
 
 template <class Done>
-bool Outlet::wait(TimePoint deadline, Tally* tally, Done&& done) noexcept {
+bool Outlet::wait(SenderWait what, TimePoint deadline, Tally* tally, Done&& done) noexcept {
   // relaxed: counters of this thread's own
   const auto count = [](std::atomic<std::uint64_t>& n) {
     n.store(n.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
@@ -135,8 +136,12 @@ bool Outlet::wait(TimePoint deadline, Tally* tally, Done&& done) noexcept {
     // SYNC sender-sleep (sender): from here on the receiver tells us of credit. Set before
     // spinning too, because a receiver that is never out of work returns credit lazily.
     const auto epoch = control_.credit_epoch.load(std::memory_order_seq_cst);
-    control_.senders_waiting.fetch_or(kSenderWaits, std::memory_order_seq_cst);
-    if (publisher_) publisher_->ask_credit();
+    control_.senders_waiting.fetch_or(what, std::memory_order_seq_cst);
+    if (publisher_) {
+      publisher_->ask_credit(what == kSenderWaits);
+    } else if (what == kSenderWaits) {
+      say_starved();
+    }
     Spinner spinner(options_.spin, deadline);
     bool answered = false;
     std::uint32_t looks = 0;
@@ -162,7 +167,7 @@ SendStatus Outlet::claim_by(Duration timeout, Tally& tally, Attempt&& attempt) n
   if (const auto refused = refusal(); refused != SendStatus::sent) return refused;
   auto result = attempt(Credit::granted);
   if (result == ClaimResult::full && timeout > timeout.zero()) {
-    if (!wait(deadline_after(timeout), &tally, [&](Credit credit) {
+    if (!wait(kSenderWaits, deadline_after(timeout), &tally, [&](Credit credit) {
           result = attempt(credit);
           return result != ClaimResult::full;
         }))
@@ -170,9 +175,15 @@ SendStatus Outlet::claim_by(Duration timeout, Tally& tally, Attempt&& attempt) n
   } else if (result == ClaimResult::full && publisher_) {
     publisher_->progress();  // so that a loop of try_send needs nobody's help
     result = attempt(Credit::any);
-    if (result == ClaimResult::full) publisher_->ask_credit();
+    if (result == ClaimResult::full) publisher_->ask_credit(true);
   } else if (result == ClaimResult::full) {
     result = attempt(Credit::any);
+    // relaxed: a hint that this sender set itself, or that somebody took
+    if (result == ClaimResult::full && control_.window.load(std::memory_order_relaxed) < window_ &&
+        (control_.senders_waiting.load(std::memory_order_relaxed) & kSenderWaits) == 0) {
+      control_.senders_waiting.fetch_or(kSenderWaits, std::memory_order_seq_cst);
+      say_starved();
+    }
   }
   switch (result) {
     case ClaimResult::claimed: return SendStatus::sent;
@@ -268,6 +279,14 @@ void Outlet::wake_receiver() noexcept {
   [[maybe_unused]] const auto written = ::write(receiver_wake_fd_.get(), &one, sizeof one);
 }
 
+// SYNC receiver-sleep (sender): that a sender waits was said before, sequentially consistent;
+// either this sees the receiver armed, or the receiver's last look sees the sender waiting. It then
+// finds its ring empty, and the window too small. relaxed: the receiver makes it smaller only while
+// awake
+void Outlet::say_starved() noexcept {
+  if (control_.window.load(std::memory_order_relaxed) < window_) wake_receiver();
+}
+
 void Outlet::commit(const Claim& claim, Tally& tally) noexcept {
   if (!here()) return;  // a child must not touch its parent's ring or device
   const bool answer = tally.messages_awaited != messages_awaited;
@@ -296,7 +315,7 @@ bool Outlet::say_last(TimePoint deadline) noexcept {
   Claim last;
   ClaimResult result = ring_.claim_last(last, Credit::any);
   if (result == ClaimResult::full)
-    wait(deadline, nullptr, [&](Credit credit) {
+    wait(kSenderWaits, deadline, nullptr, [&](Credit credit) {
       result = ring_.claim_last(last, credit);
       return result != ClaimResult::full;
     });
@@ -322,7 +341,7 @@ Cursor Outlet::consumed() const noexcept {
 FlushStatus Outlet::flush_to(Cursor target, Duration timeout) noexcept {
   if (!here()) return FlushStatus::forked;
   const auto done = [&](Credit) { return consumed() >= target; };
-  if (done(Credit::any) || wait(deadline_after(timeout), nullptr, done))
+  if (done(Credit::any) || wait(kSenderFlushes, deadline_after(timeout), nullptr, done))
     return FlushStatus::consumed;
   switch (refusal()) {
     case SendStatus::peer_lost: return FlushStatus::peer_lost;

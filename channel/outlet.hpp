@@ -99,13 +99,15 @@ class Outlet final : public ConnectionObserver, public std::enable_shared_from_t
   void tell_receiver(Cursor end, bool answer) noexcept;
   void count(Tally& tally, std::uint64_t messages, std::uint64_t bytes) noexcept;
   void wake_receiver() noexcept;
+  /// Local rings: a sender waits for room that a smaller window does not give.
+  void say_starved() noexcept;
   void end(End how, const std::string& why) noexcept;
   [[nodiscard]] SendStatus refusal() const noexcept;
   [[nodiscard]] SendStatus too_large() const noexcept;
   /// Looks, spins, sleeps until `done`, which is told which credit to use, says so (true), or until
   /// the deadline or the peer's end.
   template <class Done>
-  bool wait(TimePoint deadline, Tally* tally, Done&& done) noexcept;
+  bool wait(SenderWait what, TimePoint deadline, Tally* tally, Done&& done) noexcept;
   [[nodiscard]] bool say_last(TimePoint deadline) noexcept;
   [[nodiscard]] FlushStatus flush_to(Cursor target, Duration timeout) noexcept;
   [[nodiscard]] Cursor consumed() const noexcept;

@@ -37,7 +37,8 @@ Publisher::Publisher(LinkEnd end, const RingMemory& memory, std::uint64_t window
       ring_(memory),
       control_(*memory.control),
       prover_(memory.key),
-      limits_(link_->limits()) {
+      limits_(link_->limits()),
+      window_(window) {
   credit_.limit = window;
   control_.limit.store(window, std::memory_order_relaxed);  // relaxed: nobody else knows us yet
 }
@@ -77,7 +78,8 @@ void Publisher::progress() noexcept {
   token_.try_run([this] { advance(); });
 }
 
-void Publisher::ask_credit() noexcept {
+void Publisher::ask_credit(bool room) noexcept {
+  if (room) wants_room_.store(true, std::memory_order_relaxed);
   wants_credit_.store(true, std::memory_order_relaxed);  // relaxed: SYNC token orders it
   token_.run([this] { advance(); });
 }
@@ -174,12 +176,14 @@ void Publisher::advance() noexcept {
     if (posted_ < frontier_ && in_flight_head_ == in_flight_tail_ && !held_back()) {
       // Held back by the peer's receives.
       wants_credit_.store(true, std::memory_order_relaxed);
-    } else if (credit_.consumed == frontier_) {
+    } else if (credit_.consumed == frontier_ && !window_too_small()) {
       wants_credit_.store(false,
                           std::memory_order_relaxed);  // nothing is out that could be credited
     }
-    // Asked only once something is out there to be consumed; until then the wish is kept.
-    if (wants_credit_.load(std::memory_order_relaxed) && !asked_ && credit_.consumed < posted_) {
+    // Asked only once something is out there to be consumed, or the window is all that is missing;
+    // until then the wish is kept.
+    if (wants_credit_.load(std::memory_order_relaxed) && !asked_ &&
+        (credit_.consumed < posted_ || window_too_small())) {
       asked_ = post({}, static_cast<std::uint32_t>(Immediate::blocked) | low_bits(credit_.consumed),
                     posted_);
       if (asked_) wants_credit_.store(false, std::memory_order_relaxed);
@@ -259,6 +263,7 @@ void Publisher::take_credit() noexcept {
       return fail("the receiver's credit makes no sense (consumed " +
                   std::to_string(line->consumed) + " of " + std::to_string(posted_) +
                   " sent): it breaks the protocol");
+    if (line->limit > credit_.limit) wants_room_.store(false, std::memory_order_relaxed);
     credit_ = *line;
   }
   const auto limit = std::min(credit_.limit, completed() + ring_.capacity());
@@ -266,6 +271,12 @@ void Publisher::take_credit() noexcept {
   if (limit != control_.limit.load(std::memory_order_relaxed) ||
       credit_.consumed != control_.consumed.load(std::memory_order_relaxed))
     grant(control_, credit_.consumed, limit);
+}
+
+/// A sender waits for room, everything it sent is consumed, and still there is not enough.
+bool Publisher::window_too_small() const noexcept {
+  return wants_room_.load(std::memory_order_relaxed) && credit_.consumed == posted_ &&
+         posted_ == frontier_ && credit_.limit < credit_.consumed + window_;
 }
 
 std::uint64_t Publisher::max_publish() const noexcept {

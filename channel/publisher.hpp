@@ -42,8 +42,9 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   void kick(Cursor end, bool answer) noexcept;
   /// For a thread that waits: takes completions and credit, posts what can be. Thread-safe.
   void progress() noexcept;
-  /// Asks the receiver for credit as soon as it has some. Thread-safe.
-  void ask_credit() noexcept;
+  /// Asks the receiver for credit as soon as it has some; for `room`, also where nothing is out
+  /// that could be credited, since a smaller window may not give it. Thread-safe.
+  void ask_credit(bool room) noexcept;
   /// Everything up to `cursor` is in the receiver's memory. Thread-safe.
   [[nodiscard]] bool delivered(Cursor cursor) const noexcept {
     return completed_.load(std::memory_order_seq_cst) >= cursor;  // SYNC completed, sender-sleep
@@ -68,6 +69,7 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   void take_events() noexcept;
   bool reap() noexcept;
   void take_credit() noexcept;
+  [[nodiscard]] bool window_too_small() const noexcept;
   void walk() noexcept;
   [[nodiscard]] bool may_post() const noexcept;
   /// The first credit line has come: it says in which form the receiver sees what is published.
@@ -95,6 +97,7 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   RingControl& control_;
   const Prover prover_;
   const LinkLimits limits_;
+  const std::uint64_t window_;                      // the largest
   std::function<void(const std::string&)> failed_;  // set before anybody else knows us
   ProgressToken token_;
 
@@ -135,7 +138,8 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   std::atomic<bool> unattended_{false};
   // SYNC token: set before run()
   std::atomic<bool> wants_credit_{false};
-  std::atomic<bool> answers_{false};  // what waits is not to be held back
+  std::atomic<bool> wants_room_{false};  // until the limit rises
+  std::atomic<bool> answers_{false};     // what waits is not to be held back
 
   mutable std::mutex stats_mutex_;
   PathStats stats_;

@@ -15,7 +15,9 @@ namespace penstock::inline v1 {
 namespace {
 
 constexpr std::uint64_t kMinWindow = 1024;
+constexpr std::uint64_t kDefaultMinWindow = 4096;
 constexpr auto kMinLiveness = std::chrono::milliseconds(10);
+constexpr auto kMaxTargetDelay = std::chrono::hours(1);
 
 [[noreturn]] void refuse(const Uri& uri, const std::string& why) {
   throw SetupError(Errc::bad_uri, uri.text() + ": " + why);
@@ -116,6 +118,8 @@ BindOptions bind_settings(const Uri& uri, const Transport& transport, BindOption
       uri, transport,
       {{"capacity", size(options.capacity)},
        {"window", size(options.window)},
+       {"target_delay", time(options.target_delay)},
+       {"min_window", size(options.min_window)},
        {"spin", time(options.spin)},
        {"liveness", time(options.liveness)},
        {"persistent", [&](const std::string& key,
@@ -130,6 +134,18 @@ BindOptions bind_settings(const Uri& uri, const Transport& transport, BindOption
     refuse(uri, "window " + std::to_string(options.window) + " is not from 1KiB to the capacity");
   if (options.window != 0 && options.capacity == 0)
     options.capacity = std::max(std::bit_ceil(options.window), kMinCapacity);
+  if (options.target_delay < Duration::zero() || options.target_delay > kMaxTargetDelay)
+    refuse(uri, "target_delay is not from 0 to an hour: 0 keeps the window as it is");
+  const auto most = options.window != 0 ? options.window : options.capacity;  // 0: not known yet
+  if (options.min_window == 0) {
+    options.min_window = most != 0 ? std::min(most, kDefaultMinWindow) : kDefaultMinWindow;
+  } else if (options.target_delay == Duration::zero()) {
+    refuse(uri, "min_window without a target_delay: the window moves only with one");
+  } else if (options.min_window < kMinWindow || options.min_window > kMaxCapacity ||
+             (most != 0 && options.min_window > most)) {
+    refuse(uri,
+           "min_window " + std::to_string(options.min_window) + " is not from 1KiB to the window");
+  }
   if (options.liveness < kMinLiveness) refuse(uri, "liveness is shorter than 10ms");
   return options;
 }
@@ -144,7 +160,7 @@ ConnectOptions connect_settings(const Uri& uri, const Transport& transport,
          {"linger", time(options.linger)},
          {"spin", time(options.spin)},
          {"liveness", time(options.liveness)}},
-        {"capacity", "window", "persistent"});
+        {"capacity", "window", "target_delay", "min_window", "persistent"});
   if (options.liveness < kMinLiveness) refuse(uri, "liveness is shorter than 10ms");
   return options;
 }

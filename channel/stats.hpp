@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "penstock/channel/options.hpp"
+
 namespace penstock::inline v1 {
 
 /// The state of a peer as this end sees it.
@@ -38,6 +40,15 @@ struct PathStats {
   std::uint64_t hot_publishes = 0;
 };
 
+/// How a window moves (BindOptions::target_delay). In bytes; of a typed channel, in messages.
+struct WindowStats {
+  std::uint64_t now = 0;       ///< what a sender may fill
+  std::uint64_t smallest = 0;  ///< since the consumer's rate is known; 0: not yet
+  std::uint64_t largest = 0;
+  double rate = 0;   ///< consumption in a second of work, of late; 0: not known
+  Duration delay{};  ///< what was known to wait at the last look, at that rate
+};
+
 /// One sender and its ring.
 struct SourceStats {
   SourceId id = 0;
@@ -45,7 +56,8 @@ struct SourceStats {
   std::string peer;  ///< "inproc", "pid 4711", "192.0.2.7:40122 pid 4711"
   std::string path;  ///< the path in words; a lost peer's also says why
   std::uint64_t capacity = 0;
-  std::uint64_t window = 0;
+  std::uint64_t window = 0;  ///< the largest that it may be
+  WindowStats flow;          ///< of a fixed window: that size, and nothing measured
   Progress progress;
   PathStats work;
 };

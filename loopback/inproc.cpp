@@ -169,6 +169,7 @@ class Inproc final : public Transport {
     InletParts inlet;
     inlet.ring = std::move(ring);
     inlet.window = geometry.window;
+    inlet.flow = settings.flow;
     inlet.peer = inlet.path = "inproc";
     if (!sink->add(std::move(inlet)))
       throw SetupError(Errc::unreachable, uri.text() + ": the receiver closed at this moment");

@@ -71,6 +71,7 @@ class ShmAdmission final : public Admission {
     auto mapping = std::make_shared<Mapping>(memory_.get(), length);
     auto* control = new (mapping->base) RingControl{};
     parts_.window = welcome.window = geometry.window;
+    parts_.flow = settings_.flow;
     welcome.capacity = geometry.capacity;
     welcome.key = SessionKey::random();
     parts_.ring = ring_over(std::move(mapping), geometry.capacity, control, welcome.key);

@@ -19,8 +19,9 @@ namespace penstock::inline v1 {
 
 /// Bits of RingControl::senders_waiting.
 enum SenderWait : std::uint32_t {
-  kSenderWaits = 1U << 0U,   ///< wants credit soon, a batch of it; looks by itself
-  kSenderSleeps = 1U << 1U,  ///< wants any there is, and is to be woken
+  kSenderWaits = 1U << 0U,    ///< wants room soon, a batch of it; looks by itself
+  kSenderSleeps = 1U << 1U,   ///< wants any there is, and is to be woken
+  kSenderFlushes = 1U << 2U,  ///< waits for consumption, not for room
 };
 
 /// A sender that waits and looks by itself gets credit when this part of the window was consumed.
@@ -37,7 +38,7 @@ inline constexpr std::uint64_t kBatchPart = 16;
 struct RingControl {
   // Written by the receiver now and then: a sender that waits looks here and disturbs nobody.
   alignas(kLine) std::atomic<std::uint64_t> limit;  ///< the sender may fill up to this cursor,
-  std::atomic<std::uint64_t> window;                ///< or so far beyond `consumed` (local rings)
+  std::atomic<std::uint64_t> window;  ///< or so far beyond `consumed` (local rings); may move
   // Read by the sender for every message, seldom written.
   alignas(kLine) std::atomic<std::uint32_t> receiver_armed;  ///< 1: the receiver sleeps, wake it
   std::atomic<std::uint32_t> receiver_closed;                ///< 1: no message is taken any more
@@ -89,12 +90,19 @@ struct OutletParts {
   std::string path;
 };
 
+/// How an inlet's window moves.
+struct FlowSettings {
+  std::chrono::nanoseconds target_delay{};  ///< 0: it does not
+  std::uint64_t min_window = 0;
+};
+
 /// The receiving end of a path, as handed to InletSink::add().
 struct InletParts {
   RingMemory ring;
   LinkEnd remote;
   std::shared_ptr<Connection> connection;
   std::uint64_t window = 0;
+  FlowSettings flow{};
   std::string peer;
   std::string path;
 };
@@ -104,6 +112,7 @@ struct InletSettings {
   std::uint64_t capacity = 0;  ///< 0: the transport's default
   std::uint64_t window = 0;    ///< 0: the capacity
   std::chrono::nanoseconds liveness{};
+  FlowSettings flow{};
   MessageType type{};
 };
 

@@ -42,10 +42,19 @@ TEST(Settings, a_window_alone_gets_a_ring_that_holds_it) {
   EXPECT_EQ(bound("shm:a?window=5000").capacity, 8192U);
 }
 
+TEST(Settings, a_living_window_has_a_target_and_a_least) {
+  EXPECT_EQ(bound("shm:a").target_delay, Duration::zero());
+  const auto read = bound("shm:a?target_delay=2ms&min_window=8KiB&capacity=64KiB");
+  EXPECT_EQ(read.target_delay, std::chrono::milliseconds(2));
+  EXPECT_EQ(read.min_window, 8192U);
+  EXPECT_EQ(bound("shm:a?target_delay=1ms").min_window, 4096U);
+  EXPECT_EQ(bound("shm:a?target_delay=1ms&window=2KiB").min_window, 2048U);
+}
+
 TEST(Settings, options_of_the_other_end_are_let_through) {
   EXPECT_NO_THROW((void)bound("shm:a?deadline=1s&linger=1s"));
-  EXPECT_NO_THROW(
-      (void)connect_settings(Uri::parse("shm:a?capacity=4KiB&persistent=1"), *make_shm(), {}));
+  EXPECT_NO_THROW((void)connect_settings(
+      Uri::parse("shm:a?capacity=4KiB&target_delay=1ms&persistent=1"), *make_shm(), {}));
 }
 
 TEST(Settings, what_is_wrong_is_refused_with_a_remedy) {
@@ -56,6 +65,11 @@ TEST(Settings, what_is_wrong_is_refused_with_a_remedy) {
   EXPECT_NE(refusal("shm:a?capacity=x").find("number"), std::string::npos);
   EXPECT_NE(refusal("shm:a?window=1").find("1KiB"), std::string::npos);
   EXPECT_NE(refusal("shm:a?capacity=4KiB&window=8KiB").find("capacity"), std::string::npos);
+  EXPECT_NE(refusal("shm:a?target_delay=forever").find("hour"), std::string::npos);
+  EXPECT_NE(refusal("shm:a?min_window=4KiB").find("target_delay"), std::string::npos);
+  EXPECT_NE(refusal("shm:a?target_delay=1ms&min_window=1").find("1KiB"), std::string::npos);
+  EXPECT_NE(refusal("shm:a?target_delay=1ms&window=4KiB&min_window=8KiB").find("to the window"),
+            std::string::npos);
   EXPECT_NE(refusal("shm:a?spin=5").find("ns, us, ms or s"), std::string::npos);
   EXPECT_NE(refusal("shm:a?liveness=1us").find("10ms"), std::string::npos);
   EXPECT_NE(refusal("shm:a?persistent=maybe").find("0 or 1"), std::string::npos);

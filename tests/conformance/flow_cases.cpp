@@ -308,5 +308,151 @@ const AddCase agree{"counts_agree_at_the_end",
                       EXPECT_EQ(stats.bytes, std::stoull(side.get("bytes")));
                     }};
 
+// A target so short that the window is always as small as it may be: nothing that fits the ring may
+// stand still for that.
+constexpr const char* kSmallest = "capacity=64KiB&target_delay=1ns&min_window=1KiB";
+
+const AddCase living_all{
+    "a_living_window_lets_everything_through",
+    [](Side& side) {
+      for (const char* spin : {"spin=50us", "spin=0"}) {
+        Receiver receiver = side.bind(std::string(kSmallest) + "&" + spin, spin);
+        std::uint64_t next = 0;
+        EXPECT_EQ(drain(receiver,
+                        [&](const Message& m) {
+                          EXPECT_TRUE(has_pattern(next, m.data())) << "message " << next;
+                          ++next;
+                        }),
+                  RecvStatus::closed);
+        EXPECT_EQ(next, std::stoull(side.get(std::string("total") + spin)));
+      }
+    },
+    [](Side& side) {
+      for (const char* spin : {"spin=50us", "spin=0"}) {
+        Sender sender = side.connect(spin, spin);
+        EXPECT_EQ(sender.max_message(), 64U * 1024 / 2 - 16) << "as with a fixed window";
+        std::mt19937 random(11);
+        std::uint64_t next = 0;
+        const auto send = [&](std::size_t size) {
+          ASSERT_EQ(sender.send(pattern(next, size)), SendStatus::sent);
+          ++next;
+        };
+        for (std::uint64_t round = 0; round < side.scaled(200, 20); ++round) {
+          for (auto small = random() % 60; small > 0; --small) send(random() % 300);
+          switch (random() % 4) {
+            case 0: send(sender.max_message()); break;
+            case 1: send(1024 + random() % (sender.max_message() - 1024)); break;
+            case 2: EXPECT_EQ(sender.flush(), FlushStatus::consumed); break;
+            default:
+              wait_until([&] {
+                return sender.try_send(pattern(next, sender.max_message())) == SendStatus::sent;
+              });
+              ++next;
+          }
+          if (random() % 4 == 0)
+            std::this_thread::sleep_for(std::chrono::microseconds(random() % 500));
+        }
+        side.put(std::string("total") + spin, std::to_string(next));
+      }
+    }};
+
+const AddCase living_clones{"a_living_window_wakes_each_of_many_blocked_senders",
+                            [](Side& side) {
+                              Receiver receiver = side.bind(std::string(kSmallest) + "&spin=0");
+                              std::uint64_t count = 0;
+                              EXPECT_EQ(drain(receiver, [&](const Message&) { ++count; }),
+                                        RecvStatus::closed);
+                              EXPECT_EQ(count, std::stoull(side.get("total")));
+                            },
+                            [](Side& side) {
+                              Sender sender = side.connect("spin=0");
+                              const std::uint64_t each = side.scaled(2'000, 100);
+                              {
+                                std::vector<std::jthread> threads;
+                                for (std::uint64_t i = 0; i < 4; ++i)
+                                  threads.emplace_back([i, each, clone = sender.clone()]() mutable {
+                                    const auto message = pattern(i, i == 0 ? 5'000 : 100 * i);
+                                    for (std::uint64_t n = 0; n < each; ++n) {
+                                      EXPECT_EQ(clone.send(message), SendStatus::sent);
+                                      if (n % 64 == 0) {
+                                        EXPECT_EQ(clone.flush(), FlushStatus::consumed);
+                                      }
+                                    }
+                                  });
+                              }
+                              side.put("total", std::to_string(4 * each));
+                            }};
+
+const AddCase living_held{"a_living_window_opens_while_messages_are_held",
+                          [](Side& side) {
+                            Receiver receiver = side.bind(std::string(kSmallest) + "&spin=0");
+                            // Makes the window small first.
+                            for (std::uint64_t i = 0; i < 1'000; ++i) ASSERT_TRUE(receiver.recv());
+                            std::vector<Message> held;
+                            for (int i = 0; i < 40; ++i) {
+                              held.push_back(receiver.recv());
+                              ASSERT_TRUE(held.back()) << describe(held.back());
+                            }
+                            held.clear();
+                            EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
+                          },
+                          [](Side& side) {
+                            Sender sender = side.connect("spin=0");
+                            for (std::uint64_t i = 0; i < 1'040; ++i)
+                              ASSERT_EQ(sender.send(pattern(i, 1'000)), SendStatus::sent);
+                          }};
+
+const AddCase living_moves{
+    "a_living_window_shrinks_with_a_slow_receiver_and_grows_again",
+    [](Side& side) {
+      Receiver receiver = side.bind("capacity=256KiB&target_delay=5ms&min_window=1KiB");
+      const auto until = [&](milliseconds work, auto&& done) {
+        for (;;) {
+          const Message message = receiver.recv();
+          ASSERT_TRUE(message) << describe(message);
+          const auto sources = receiver.stats().sources;
+          ASSERT_EQ(sources.size(), 1U);
+          const WindowStats& flow = sources[0].flow;
+          EXPECT_LE(flow.now, sources[0].window);
+          if (done(flow)) return;
+          std::this_thread::sleep_for(work);
+        }
+      };
+      until(milliseconds(2), [](const WindowStats& flow) { return flow.rate != 0; });
+      until(milliseconds(2), [](const WindowStats& flow) { return flow.now <= 2'048; });
+      until(milliseconds(0), [](const WindowStats& flow) { return flow.now >= 8'192; });
+      until(milliseconds(2), [](const WindowStats& flow) { return flow.now <= 2'048; });
+      const WindowStats flow = receiver.stats().sources[0].flow;
+      EXPECT_LE(flow.smallest, 2'048U);
+      EXPECT_GE(flow.smallest, 1'024U);
+      EXPECT_GE(flow.largest, 8'192U);
+      EXPECT_LE(flow.largest, 256U * 1024);
+    },
+    [](Side& side) {
+      Sender sender = side.connect();
+      const auto message = pattern(1, 240);
+      SendStatus status = SendStatus::sent;
+      while (status == SendStatus::sent) status = sender.send(message);
+      EXPECT_EQ(status, SendStatus::closed);
+    }};
+
+const AddCase fixed_stats{"a_fixed_window_says_that_it_is_fixed",
+                          [](Side& side) {
+                            Receiver receiver = side.bind("capacity=64KiB&window=8KiB");
+                            EXPECT_TRUE(receiver.recv());
+                            const auto sources = receiver.stats().sources;
+                            ASSERT_EQ(sources.size(), 1U);
+                            EXPECT_EQ(sources[0].flow.now, 8'192U);
+                            EXPECT_EQ(sources[0].flow.smallest, 8'192U);
+                            EXPECT_EQ(sources[0].flow.largest, 8'192U);
+                            EXPECT_EQ(sources[0].flow.rate, 0);
+                            side.put("seen");
+                          },
+                          [](Side& side) {
+                            Sender sender = side.connect();
+                            EXPECT_EQ(sender.send(bytes_of("x")), SendStatus::sent);
+                            (void)side.get("seen");
+                          }};
+
 }  // namespace
 }  // namespace penstock::test
