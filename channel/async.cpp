@@ -23,6 +23,8 @@ void leave(AsyncTurn& turn) noexcept {
 
 }  // namespace
 
+thread_local constinit int ThreadShare::left_ = kNoLimit;
+
 AsyncWait::~AsyncWait() {
   if (list_ == nullptr) return;  // was never suspended
   on_stop_.reset();              // waits for one that runs

@@ -38,6 +38,29 @@ struct AsyncTurn {
   AsyncTurn* after = this;
 };
 
+/// How long coroutines may keep a thread that has work of its own, the engine's: so many awaits that
+/// need not wait. What would be had by the next one is left, and the coroutine suspended, until the
+/// thread comes around again. One object at a time on a thread; without one there is no limit.
+class ThreadShare {
+ public:
+  ThreadShare() noexcept { left_ = kAwaits; }
+  ThreadShare(const ThreadShare&) = delete;
+  ThreadShare& operator=(const ThreadShare&) = delete;
+  ThreadShare(ThreadShare&&) = delete;
+  ThreadShare& operator=(ThreadShare&&) = delete;
+  ~ThreadShare() { left_ = kNoLimit; }
+
+  [[nodiscard]] static bool used_up() noexcept { return left_ == 0; }
+  static void use() noexcept {
+    if (left_ > 0) --left_;
+  }
+
+ private:
+  static constexpr int kAwaits = 128;
+  static constexpr int kNoLimit = -1;
+  static thread_local constinit int left_;
+};
+
 /// One suspended await. Not thread-safe but as said above.
 class AsyncWait : public Waiter, private AsyncTurn {
  public:
@@ -61,7 +84,7 @@ class AsyncWait : public Waiter, private AsyncTurn {
   /// It is over because a stop was requested.
   virtual void cancel() noexcept = 0;
   /// What is waited for was had; is there more, for another one in the list?
-  [[nodiscard]] virtual bool more() const noexcept = 0;
+  [[nodiscard]] virtual bool more() noexcept = 0;
 
   /// `list`: of those who wait for the same. False: it is over, nothing was suspended.
   [[nodiscard]] bool suspend(WaitList& list, std::coroutine_handle<> coroutine);

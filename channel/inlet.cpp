@@ -524,25 +524,36 @@ void Inlet::found_nothing() noexcept {
 
 // ── Sleeping ─────────────────────────────────────────────────────────────────────────────────────
 
-BarrierScope Inlet::arm() noexcept {
+BarrierScope Inlet::arm(Landing landing) noexcept {
   if (!link_) {
     control_.receiver_armed.store(1, std::memory_order_seq_cst);  // SYNC receiver-sleep (receiver)
     return barrier_;
   }
-  with_token([this] {
+  with_token([&] {
     tend();
     if (shut_ || mode_ == PublishMode::immediate) {
       if (!shut_) report(true);
       return;  // every publish wakes
     }
     const Cursor here = next_ | 1U;  // the low bit tells cursor 0 from "never"
-    if (armed_at_ == here && reported_ == head_) return;
-    armed_at_ = here;
-    report_remote(blocked_ && head_ > known_
-                      ? std::optional(static_cast<std::uint32_t>(Immediate::credit))
-                      : std::nullopt);
+    if (armed_at_ != here || reported_ != head_) {
+      armed_at_ = here;
+      report_remote(blocked_ && head_ > known_
+                        ? std::optional(static_cast<std::uint32_t>(Immediate::credit))
+                        : std::nullopt);
+    }
+    if (landing == Landing::awaited || arming_landed()) return;
+    landing_due_ = true;
+    link_->arm(true, true);
+    take_events();  // it may have landed just before
+    landing_due_ = !arming_landed();
   });
   return BarrierScope::none;
+}
+
+bool Inlet::arming_landed() const noexcept {
+  return shut_ || gone_.load(std::memory_order_relaxed) ||  // relaxed: who lost it notifies
+         (told_armed_at_ == armed_at_ && landed_cookie_ >= armed_cookie_);
 }
 
 bool Inlet::armed() noexcept {
@@ -550,26 +561,26 @@ bool Inlet::armed() noexcept {
   bool done = false;
   with_token([&] {
     if (!shut_) tend();  // a question may have come: nobody else will hear of it
-    done = shut_ || gone_.load(std::memory_order_relaxed) ||
-           (told_armed_at_ == armed_at_ && landed_cookie_ >= armed_cookie_);
+    done = arming_landed();
   });
   return done;
 }
 
 bool Inlet::has_news() noexcept {
   bool news = false;
-  with_token([&] {
-    if (shut_) return;
-    Record record;
-    // Another clone has moved on since the sender was last told where to wake: it must be told
-    // anew.
-    const bool stale = link_ && mode_ != PublishMode::immediate && armed_at_ != (next_ | 1U);
-    news = stale || finished_ || gone_.load(std::memory_order_acquire) ||  // SYNC gone
-           (!link_ && control_.sender_gone.load(std::memory_order_seq_cst) != 0) ||
-           (next_view_ - first_view_ != kMaxViews &&
-            (next_record(record) != Inspection::absent || torn_ || starving()));
-  });
+  with_token([&] { news = readable(); });
   return news;
+}
+
+bool Inlet::readable() noexcept {
+  if (shut_) return false;
+  Record record;
+  // Another clone has moved on since the sender was last told where to wake: it must be told anew.
+  const bool stale = link_ && mode_ != PublishMode::immediate && armed_at_ != (next_ | 1U);
+  return stale || finished_ || gone_.load(std::memory_order_acquire) ||  // SYNC gone
+         (!link_ && control_.sender_gone.load(std::memory_order_seq_cst) != 0) ||
+         (next_view_ - first_view_ != kMaxViews &&
+          (next_record(record) != Inspection::absent || torn_ || starving()));
 }
 
 /// SYNC receiver-sleep (receiver): as for records; a local sender that finds the window too small
@@ -585,13 +596,16 @@ void Inlet::disarm() noexcept {
 }
 
 void Inlet::on_ready(std::uint32_t /*events*/) noexcept {
-  with_token([this] {
+  bool news = false;
+  with_token([&] {
     if (shut_) return;
     link_->disarm();
-    link_->arm(!ordered_ || report_due_, true);
+    link_->arm(!ordered_ || report_due_ || landing_due_, true);
     tend();
+    landing_due_ = landing_due_ && !arming_landed();
+    news = readable();
   });
-  notify();
+  if (news) notify();
 }
 
 // ── The end ──────────────────────────────────────────────────────────────────────────────────────

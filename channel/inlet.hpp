@@ -40,6 +40,9 @@ enum class Look : std::uint8_t {
   lost,
 };
 
+/// Who looks once more when the write that says "I sleep" has landed.
+enum class Landing : std::uint8_t { awaited, left_to_engine };
+
 /// What one sender's messages came to, once released. Written with the inlet's token, read by
 /// stats(): relaxed throughout. Outlives the inlet, so that totals stay exact.
 struct InletCounters {
@@ -73,8 +76,9 @@ class Inlet final : public ConnectionObserver,
   void release(std::uint64_t view) noexcept;
 
   /// Before the receiver sleeps: returns all credit and has the sender wake it. Waits for the
-  /// token. The barrier that the receiver must make before it relies on that.
-  [[nodiscard]] BarrierScope arm() noexcept;
+  /// token. The barrier that the receiver must make before it relies on that. Where the `landing`
+  /// is awaited, the receiver looks once more when armed() says so.
+  [[nodiscard]] BarrierScope arm(Landing landing) noexcept;
   /// The sender knows by now that it must wake us (remote: the write that says so has landed).
   [[nodiscard]] bool armed() noexcept;
   /// Something to look() at.
@@ -132,6 +136,8 @@ class Inlet final : public ConnectionObserver,
   [[nodiscard]] std::uint64_t known_to_wait(bool waiting) noexcept;
   void report_remote(std::optional<std::uint32_t> immediate) noexcept;
   [[nodiscard]] bool taken_too_many() const noexcept;
+  [[nodiscard]] bool arming_landed() const noexcept;
+  [[nodiscard]] bool readable() noexcept;
   void take_events() noexcept;
   void poll_link() noexcept;
   void lose(const std::string& why) noexcept;
@@ -187,6 +193,7 @@ class Inlet final : public ConnectionObserver,
   std::uint64_t landed_cookie_ = 0;  // completed up to
   Cursor told_armed_at_ = 0;         // the armed_at_ of the last post
   std::uint64_t armed_cookie_ = 0;   // of the first credit line that said it
+  bool landing_due_ = false;         // ... and the engine is to look when it has landed
   bool blocked_ = false;             // the sender waits for credit
   Cursor known_ = 0;                 // consumption that the waiting sender knows of
   std::uint64_t credit_writes_ = 0;

@@ -16,8 +16,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "penstock/channel/await.hpp"
 #include "penstock/channel/local.hpp"
-#include "penstock/channel/local_async.hpp"
 
 namespace penstock::v2 {
 
@@ -129,6 +129,10 @@ class Room {
   bool made_ = false;
   SendStatus status_ = SendStatus::closed;
 };
+
+/// What co_await waits for at the ends of an in-process channel.
+template <class T, Topology kTopology, class Step>
+using LocalAwait = Await<Local<T, kTopology>, Step>;
 
 /// One try of recv_async().
 template <class T, Topology kTopology>
@@ -368,6 +372,8 @@ class alignas(kLine) Sender : public LocalEnd<T, kTopology> {
   [[nodiscard]] WaitList* wait_list() const noexcept {
     return local_ ? &local_->writable() : nullptr;
   }
+  /// There is more room, for another one who waits.
+  [[nodiscard]] bool more() const noexcept { return !End::is_full(); }
 
  private:
   friend class Receiver<T, kTopology>;
@@ -526,6 +532,8 @@ class alignas(kLine) Receiver : public LocalEnd<T, kTopology> {
   [[nodiscard]] WaitList* wait_list() const noexcept {
     return local_ ? &local_->readable() : nullptr;
   }
+  /// There are more messages, for another one who waits.
+  [[nodiscard]] bool more() const noexcept { return !End::is_empty(); }
 
   /// The messages as they come, until the channel is closed and drained. An input range: each
   /// message lives until the next one is asked for.

@@ -1,12 +1,14 @@
 #include "penstock/channel/mailbox.hpp"
 
 #include <poll.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <thread>
 
+#include "penstock/channel/async.hpp"
 #include "penstock/channel/park.hpp"
 #include "penstock/channel/settings.hpp"
 #include "penstock/transport/registry.hpp"
@@ -22,8 +24,6 @@ constexpr std::uint32_t kBurst = 32;
 constexpr std::size_t kMostHotInlets = 8;
 /// Before a receiver that waits for others gives its CPU away.
 constexpr int kLooksBeforeYield = 1000;
-/// How long a clone that has work itself looks on another's behalf.
-constexpr auto kPassOn = std::chrono::milliseconds(1);
 
 }  // namespace
 
@@ -32,7 +32,11 @@ Mailbox::Mailbox(MessageType type)
   if (!wake_fd_) throw_errno("receiver: eventfd", errno);
 }
 
-Mailbox::~Mailbox() { close(); }
+Mailbox::~Mailbox() {
+  close();
+  // relaxed: nobody else is left
+  if (known_.load(std::memory_order_relaxed) && here()) Engine::get().unwatch(wake_fd_.get());
+}
 
 void Mailbox::bind(std::string_view text, const BindOptions& defaults) {
   if (!here())
@@ -106,10 +110,10 @@ void Mailbox::notify() noexcept {
   [[maybe_unused]] const auto written = ::write(wake_fd_.get(), &one, sizeof one);
 }
 
-void Mailbox::refresh(Drain& drain) noexcept {
+void Mailbox::refresh(Senders& senders) noexcept {
   const std::lock_guard lock(mutex_);
-  drain.inlets = inlets_;
-  drain.version = version_.load(std::memory_order_relaxed);  // relaxed: under the mutex
+  senders.inlets = inlets_;
+  senders.version = version_.load(std::memory_order_relaxed);  // relaxed: under the mutex
 }
 
 bool Mailbox::drop(const std::shared_ptr<Inlet>& inlet) noexcept {
@@ -186,6 +190,7 @@ Message Mailbox::receive(Drain& drain, Duration timeout) noexcept {
   if (drain.in_vain && out) {
     drain.in_vain = false;
     ++messages_awaited;
+    if (std::exchange(drain.armed, false)) wake_up(drain);
   }
   return out;
 }
@@ -234,15 +239,15 @@ void Mailbox::await(Drain& drain, Duration timeout, Turn turn, Message& out) noe
   }
 }
 
-bool Mailbox::has_news(const Drain& drain) const noexcept {
+bool Mailbox::has_news(const Senders& senders) const noexcept {
   // A new sender raises the version and writes to the descriptor.
-  return drain.version != version_.load(std::memory_order_acquire) ||  // SYNC inlets
-         std::ranges::any_of(drain.inlets, [](const auto& inlet) { return inlet->has_news(); });
+  return senders.version != version_.load(std::memory_order_acquire) ||  // SYNC inlets
+         std::ranges::any_of(senders.inlets, [](const auto& inlet) { return inlet->has_news(); });
 }
 
 bool Mailbox::fall_asleep(const Drain& drain, TimePoint deadline) noexcept {
   auto barrier = BarrierScope::none;
-  for (const auto& inlet : drain.inlets) barrier = std::max(barrier, inlet->arm());
+  for (const auto& inlet : drain.inlets) barrier = std::max(barrier, inlet->arm(Landing::awaited));
   barrier_for_all(barrier);  // SYNC receiver-sleep (receiver): in place of the senders' own
   // Remote senders know of it when the write that says so has landed there. Meanwhile keep looking:
   // one whose network is cut must not keep the others' messages waiting.
@@ -269,20 +274,99 @@ void Mailbox::park(Drain& drain, TimePoint deadline) noexcept {
     pollfd wait{wake_fd_.get(), POLLIN, 0};
     ::poll(&wait, 1, poll_timeout(deadline));
   }
-  std::uint64_t count = 0;
-  [[maybe_unused]] const auto got = ::read(wake_fd_.get(), &count, sizeof count);
-  if (parked_.fetch_sub(1, std::memory_order_seq_cst) == 1)
-    for (const auto& inlet : drain.inlets) inlet->disarm();
-  // SYNC parked: a clone counts itself, then arms; this disarms, then looks at the count. Both
-  // sequentially consistent, so a clone whose arming was undone here is seen here.
-  if (parked_.load(std::memory_order_seq_cst) != 0) wake_another(drain);
+  quiet();
+  wake_up(drain);
 }
 
-void Mailbox::wake_another(const Drain& drain) noexcept {
-  // Another clone sleeps on the same descriptor, and the wake-up was taken by this one: see to it
-  // that the next message wakes it, and that one that is here already does; so does a sender that
-  // came or went, of which each clone must hear.
-  if (!fall_asleep(drain, Clock::now() + kPassOn)) notify();
+void Mailbox::quiet() noexcept {
+  std::uint64_t count = 0;
+  [[maybe_unused]] const auto got = ::read(wake_fd_.get(), &count, sizeof count);
+}
+
+void Mailbox::wake_up(const Senders& senders) noexcept {
+  if (parked_.fetch_sub(1, std::memory_order_seq_cst) == 1 && !readable_.awaited())
+    for (const auto& inlet : senders.inlets) inlet->disarm();
+  // SYNC parked: others count themselves, then arm; this disarms, then looks at the count. Both
+  // sequentially consistent, so one whose arming was undone here is seen here.
+  pass_on();
+}
+
+// ── Sleeping without a thread ────────────────────────────────────────────────────────────────────
+
+v2::WaitList& Mailbox::readable() {
+  if (!known_.load(std::memory_order_acquire)) {  // SYNC known
+    const std::lock_guard lock(watch_mutex_);
+    if (!known_.load(std::memory_order_relaxed)) {  // relaxed: under the mutex
+      Engine::get().watch(wake_fd_.get(), 0, shared_from_this());
+      known_.store(true, std::memory_order_release);  // SYNC known
+    }
+  }
+  return readable_;
+}
+
+/// Has every sender wake us from now on; of remote ones, the engine looks once they know.
+void Mailbox::watch_all() noexcept {
+  if (watched_.version != version_.load(std::memory_order_acquire))  // SYNC inlets
+    refresh(watched_);
+  auto barrier = BarrierScope::none;
+  for (const auto& inlet : watched_.inlets)
+    barrier = std::max(barrier, inlet->arm(Landing::left_to_engine));
+  barrier_for_all(barrier);  // SYNC receiver-sleep (receiver): in place of the senders' own
+}
+
+bool Mailbox::arm(Drain& drain) noexcept {
+  if (!here()) return false;
+  // What comes from here on makes it readable anew; what came before is seen below.
+  quiet();
+  if (!std::exchange(drain.armed, true)) parked_.fetch_add(1, std::memory_order_seq_cst);
+  drain.in_vain = true;
+  bool news = false;
+  {
+    const std::lock_guard lock(watch_mutex_);
+    watch_all();
+    news = has_news(watched_);
+  }
+  // SYNC inlets: there may be senders that this clone has not looked at yet.
+  if (!news && drain.version == version_.load(std::memory_order_acquire) && !all_closed())
+    return true;
+  drain.armed = false;
+  wake_up(drain);
+  return false;
+}
+
+void Mailbox::arm() noexcept {
+  const std::lock_guard lock(watch_mutex_);
+  if (!std::exchange(watching_, true)) Engine::get().rewatch(wake_fd_.get(), EPOLLIN);
+  watch_all();
+  if (v2::ThreadShare::used_up()) notify();
+}
+
+void Mailbox::pass_on() noexcept {
+  // SYNC parked
+  if (parked_.load(std::memory_order_seq_cst) == 0 && !readable_.awaited()) return;
+  bool news = false;
+  {
+    const std::lock_guard lock(watch_mutex_);
+    watch_all();
+    news = has_news(watched_);
+  }
+  if (news || all_closed()) notify();
+}
+
+void Mailbox::on_ready(std::uint32_t /*events*/) noexcept {
+  {
+    const std::lock_guard lock(watch_mutex_);
+    if (!readable_.awaited()) {
+      // The wake-up is others', or nobody's.
+      watching_ = false;
+      watched_ = {};
+      Engine::get().rewatch(wake_fd_.get(), 0);
+      return;
+    }
+  }
+  quiet();
+  const v2::ThreadShare share;
+  readable_.wake(1);
 }
 
 void Mailbox::close() noexcept {
@@ -315,13 +399,16 @@ std::size_t Mailbox::senders() const noexcept {
   return inlets_.size();
 }
 
-void Mailbox::leave() noexcept {
+void Mailbox::leave(Drain& drain) noexcept {
+  if (drain.armed && here()) wake_up(drain);
   // SYNC receivers: what other clones did happens-before the closing
   const auto before = receivers_.fetch_sub(1, std::memory_order_acq_rel);
   if (before == 1) {
     close();
   } else if (before == 2 && here()) {
-    notify();  // the last one no longer waits for others (Look::view_gap)
+    // The last one no longer waits for others (Look::view_gap), and must look again.
+    version_.fetch_add(1, std::memory_order_release);  // SYNC inlets
+    notify();
   }
 }
 

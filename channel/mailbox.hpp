@@ -1,4 +1,8 @@
 // A receiver's senders, and where it sleeps. Shared by Receiver clones.
+//
+// One eventfd wakes all: threads that sleep in recv(), event loops that armed a clone, and, while
+// somebody waits in the list, the engine, which wakes one of those. Whoever takes a wake-up from
+// the eventfd either finds nothing new, with everything armed, or passes it on to the others.
 #pragma once
 
 #include <atomic>
@@ -11,26 +15,36 @@
 #include "penstock/channel/inlet.hpp"
 #include "penstock/channel/options.hpp"
 #include "penstock/channel/receiver.hpp"
+#include "penstock/channel/wait_list.hpp"
 #include "penstock/transport/clock.hpp"
+#include "penstock/transport/engine.hpp"
 #include "penstock/transport/fd.hpp"
 #include "penstock/transport/fork.hpp"
 #include "penstock/transport/transport.hpp"
 
 namespace penstock::inline v1 {
 
-/// What one Receiver clone remembers between calls.
-struct Drain {
-  std::vector<std::shared_ptr<Inlet>> inlets;  ///< a copy of the mailbox's, while the version holds
+/// A copy of the mailbox's senders, good while the version holds.
+struct Senders {
+  std::vector<std::shared_ptr<Inlet>> inlets;
   std::uint64_t version = 0;
+};
+
+/// What one Receiver clone remembers between calls.
+struct Drain : Senders {
   std::size_t turn = 0;     ///< whose turn it is
   std::uint32_t burst = 0;  ///< messages it has had
   Messages* run = nullptr;  ///< where receive_many() wants what follows a message
   std::size_t most = 1;     ///< ... and how many at most
   bool in_vain = false;     ///< the last look found nothing
+  bool armed = false;       ///< it waits by the descriptor; only while in_vain
   Message kept;             ///< one that did not fit recv_into()'s buffer
 };
 
-class Mailbox final : public InletSink, public std::enable_shared_from_this<Mailbox> {
+class Mailbox final : public InletSink,
+                      public EngineHandler,
+                      public v2::WaitSource,
+                      public std::enable_shared_from_this<Mailbox> {
  public:
   /// `type`: what its senders must send.
   explicit Mailbox(MessageType type);
@@ -46,10 +60,18 @@ class Mailbox final : public InletSink, public std::enable_shared_from_this<Mail
   void receive_many(Drain& drain, Duration timeout, std::size_t most, Messages& out) noexcept;
   void close() noexcept;
 
+  /// Receiver::arm().
+  [[nodiscard]] bool arm(Drain& drain) noexcept;
+  /// Where coroutines and selects wait. Throws SetupError where there can be no engine.
+  [[nodiscard]] v2::WaitList& readable();
+  /// Somebody was woken and has taken what it wanted: sees to it that the others are woken for what
+  /// is left, and for what comes.
+  void pass_on() noexcept;
+
   void join() noexcept { receivers_.fetch_add(1, std::memory_order_relaxed); }  // relaxed: counts
   /// False: no receiver is left.
   [[nodiscard]] bool join_others() noexcept;
-  void leave() noexcept;
+  void leave(Drain& drain) noexcept;
   [[nodiscard]] std::size_t senders() const noexcept;
   [[nodiscard]] std::size_t receivers() const noexcept {
     return receivers_.load(std::memory_order_relaxed);
@@ -64,18 +86,24 @@ class Mailbox final : public InletSink, public std::enable_shared_from_this<Mail
   void notify() noexcept override;
   [[nodiscard]] int wake_fd() const noexcept override { return wake_fd_.get(); }
 
+  void on_ready(std::uint32_t events) noexcept override;
+  void arm() noexcept override;
+  void woke_nobody() noexcept override { notify(); }  // whoever else sleeps on the descriptor
+
  private:
   enum class Turn : std::uint8_t { nothing, taken, again };
 
-  void refresh(Drain& drain) noexcept;
+  void refresh(Senders& senders) noexcept;
   void await(Drain& drain, Duration timeout, Turn turn, Message& out) noexcept;
   [[nodiscard]] Turn report_loss(const std::shared_ptr<Inlet>& lost, Message& out) noexcept;
   [[nodiscard]] Turn look_around(Drain& drain, Message& out) noexcept;
   [[nodiscard]] bool drop(const std::shared_ptr<Inlet>& inlet) noexcept;
   void park(Drain& drain, TimePoint deadline) noexcept;
-  [[nodiscard]] bool has_news(const Drain& drain) const noexcept;
+  [[nodiscard]] bool has_news(const Senders& senders) const noexcept;
   [[nodiscard]] bool fall_asleep(const Drain& drain, TimePoint deadline) noexcept;
-  void wake_another(const Drain& drain) noexcept;
+  void quiet() noexcept;
+  void watch_all() noexcept;
+  void wake_up(const Senders& senders) noexcept;
   void fold_counters() noexcept;
 
   const Birth birth_;
@@ -83,11 +111,18 @@ class Mailbox final : public InletSink, public std::enable_shared_from_this<Mail
   const Fd wake_fd_;
   std::atomic<std::int64_t> spin_ns_{0};  // relaxed: a setting
   std::atomic<std::uint32_t> receivers_{0};
-  std::atomic<std::uint32_t> parked_{0};  // SYNC parked: counted before the last look
-  std::atomic<bool> closed_{false};       // relaxed: the mutex orders what matters
+  // SYNC parked: threads that sleep and clones that are armed; counted before the last look
+  std::atomic<std::uint32_t> parked_{0};
+  std::atomic<bool> closed_{false};  // relaxed: the mutex orders what matters
   // SYNC inlets: raised after the list has changed, under the mutex; read before a look
   std::atomic<std::uint64_t> version_{1};
   std::atomic<std::uint64_t> parks_{0};  // relaxed: a statistic
+
+  v2::WaitList readable_{*this};
+  std::atomic<bool> known_{false};  // SYNC known: by the engine
+  std::mutex watch_mutex_;          // guards the two below; taken before mutex_
+  bool watching_ = false;           // the engine looks at wake_fd_
+  Senders watched_;                 // whom those who sleep without a thread wait for
 
   mutable std::mutex mutex_;  // guards all below
   std::vector<std::unique_ptr<Listener>> listeners_;

@@ -43,6 +43,7 @@ Receiver& Receiver::operator=(Receiver&& other) noexcept {
     release();
     mailbox_ = std::move(other.mailbox_);
     drain_ = std::move(other.drain_);
+    executor_ = std::move(other.executor_);
   }
   return *this;
 }
@@ -50,8 +51,8 @@ Receiver& Receiver::operator=(Receiver&& other) noexcept {
 Receiver::~Receiver() { release(); }
 
 void Receiver::release() noexcept {
-  drain_.reset();
-  if (const auto mailbox = std::move(mailbox_)) mailbox->leave();
+  const auto drain = std::move(drain_);
+  if (const auto mailbox = std::move(mailbox_)) mailbox->leave(*drain);
 }
 
 void Receiver::bind(std::string_view uri, const BindOptions& options) {
@@ -65,9 +66,7 @@ std::vector<std::string> Receiver::uris() const {
 
 Message Receiver::recv_until(Duration timeout) noexcept {
   if (mailbox_) return drain_->kept ? std::move(drain_->kept) : mailbox_->receive(*drain_, timeout);
-  Message none;
-  none.status_ = RecvStatus::closed;
-  return none;
+  return RecvStep::closed();
 }
 
 Message Receiver::recv() noexcept { return recv_until(kForever); }
@@ -106,6 +105,38 @@ Received Receiver::recv_into(std::span<std::byte> buffer, Duration timeout) noex
   }
   if (received.size != 0) std::memcpy(buffer.data(), message.data().data(), received.size);
   return received;
+}
+
+bool RecvStep::operator()(Receiver& receiver, Message& out) noexcept {
+  if (v2::ThreadShare::used_up()) return false;
+  out = receiver.try_recv();
+  v2::ThreadShare::use();
+  return out.status() != RecvStatus::empty;
+}
+
+v2::WaitList& RecvStep::list(Receiver& receiver) { return *receiver.wait_list(); }
+
+bool RecvStep::more(Receiver& receiver) noexcept { return receiver.more(); }
+
+Message RecvStep::closed() noexcept {
+  Message none;
+  none.status_ = RecvStatus::closed;
+  return none;
+}
+
+void Receiver::run_on(v2::Executor executor) {
+  executor_ = executor ? std::make_shared<const v2::Executor>(std::move(executor)) : nullptr;
+}
+
+int Receiver::event_fd() const noexcept { return mailbox_ ? mailbox_->wake_fd() : -1; }
+
+bool Receiver::arm() noexcept { return mailbox_ && !drain_->kept && mailbox_->arm(*drain_); }
+
+v2::WaitList* Receiver::wait_list() const { return mailbox_ ? &mailbox_->readable() : nullptr; }
+
+bool Receiver::more() noexcept {
+  if (mailbox_) mailbox_->pass_on();
+  return false;
 }
 
 void Receiver::close() noexcept {

@@ -6,11 +6,13 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "penstock/channel/await.hpp"
 #include "penstock/channel/options.hpp"
 #include "penstock/channel/stats.hpp"
 #include "penstock/channel/status.hpp"
@@ -21,8 +23,10 @@ namespace penstock::inline v1 {
 
 class Inlet;
 class Mailbox;
+class Receiver;
 class WeakReceiver;
 struct Drain;
+struct RecvStep;
 
 /// How a lost sender ended.
 struct Loss {
@@ -85,6 +89,7 @@ class Message {
   friend class Mailbox;
   friend class Receiver;
   friend class Inlet;
+  friend struct RecvStep;
   void give_back() noexcept;
 
   Inlet* inlet_ = nullptr;  // keeps itself alive while messages are held
@@ -139,6 +144,16 @@ struct Received {
   explicit operator bool() const noexcept { return status == RecvStatus::received; }
 };
 
+/// One try of recv_async().
+struct RecvStep {
+  using Result = Message;
+  [[nodiscard]] bool operator()(Receiver& receiver, Message& out) noexcept;
+  [[nodiscard]] static v2::WaitList& list(Receiver& receiver);
+  [[nodiscard]] static bool more(Receiver& receiver) noexcept;
+  static void cancelled(Message& out) noexcept { out.status_ = RecvStatus::cancelled; }
+  [[nodiscard]] static Message closed() noexcept;
+};
+
 /// Receives messages from any number of senders, fairly.
 ///
 /// Thread-safety: one thread at a time per Receiver; give each thread a clone(). Clones share the
@@ -172,6 +187,37 @@ class alignas(kLine) Receiver {
   [[nodiscard]] Received recv_into(std::span<std::byte> buffer,
                                    Duration timeout = kForever) noexcept;
 
+  /// For co_await at once: `co_await rx.recv_async()`. Suspends the coroutine until recv() would
+  /// have returned; it is resumed on the executor, or by the engine's thread, which it must not
+  /// keep: no waiting there, no long work. `cancelled` once a stop was requested, and then nothing
+  /// was received. A suspended coroutine may be destroyed, on the thread where it would be resumed:
+  /// no message goes with it. While it is suspended the receiver must stay where it is, unused.
+  /// Throws SetupError where no engine can be started.
+  v2::Await<Receiver, RecvStep> recv_async(std::stop_token stop = {}) {
+    return {mailbox_ ? this : nullptr, executor_, std::move(stop), {}};
+  }
+  /// Where this receiver's coroutines run from now on; empty: on the engine's thread.
+  void run_on(v2::Executor executor);
+
+  /// For an event loop: a descriptor to poll for reading. All clones have the same one; it stays
+  /// open while one of them lives, and is neither read nor closed by the application. -1 where
+  /// there is no channel.
+  ///
+  /// It becomes readable only after arm() has said true. Then, and when arm() says false, call
+  /// try_recv() until it says `empty`, and arm() again: so no wake-up is lost. It may be readable
+  /// for no reason, or though another clone has received the message meanwhile.
+  [[nodiscard]] int event_fd() const noexcept;
+  /// True: there is nothing to receive, and event_fd() becomes readable when there is. False:
+  /// try_recv() again. Does not wait. One of these counts until a message was received.
+  [[nodiscard]] bool arm() noexcept;
+
+  /// Where it waits for messages (select.hpp); null where it has no channel. Throws SetupError
+  /// where no engine can be started.
+  [[nodiscard]] v2::WaitList* wait_list() const;
+  /// For one who waited there and goes on: sees to it that the others hear of what is left. False:
+  /// nobody need be woken by the caller.
+  bool more() noexcept;
+
   /// Turns every sender away: they get `closed`. Messages not received yet are dropped (the
   /// senders' progress shows how many were consumed). Messages held stay valid.
   void close() noexcept;
@@ -201,6 +247,7 @@ class alignas(kLine) Receiver {
 
   std::shared_ptr<Mailbox> mailbox_;
   std::unique_ptr<Drain> drain_;  // this clone's own view of the senders
+  std::shared_ptr<const v2::Executor> executor_;
 };
 
 /// A receiver that does not keep its channel open.

@@ -33,7 +33,7 @@ class SelectCase {
   /// Who waits for the same; null: attempt() is true anyhow.
   [[nodiscard]] virtual WaitList* list() noexcept = 0;
   /// There is more of it, for another one in the list.
-  [[nodiscard]] virtual bool more() const noexcept = 0;
+  [[nodiscard]] virtual bool more() noexcept = 0;
 };
 
 /// Waits until one of `cases` happened, handles it and gives its index; nothing where the deadline
@@ -43,55 +43,58 @@ class SelectCase {
 /// Errors: what a message's constructor or the handler throws. Linear in the cases.
 std::optional<std::size_t> select_until(TimePoint deadline, std::span<SelectCase* const> cases);
 
-/// A message from `receiver`: `handler` gets the Received.
-template <class T, Topology kTopology, class Handler>
+/// A message from `receiver`, typed or of bytes: `handler` gets what try_recv() gives.
+template <class Receiver, class Handler>
 class OnRecv final : public SelectCase {
  public:
-  OnRecv(Receiver<T, kTopology>& receiver, Handler handler)
-      : receiver_(receiver), handler_(std::move(handler)) {}
+  OnRecv(Receiver& receiver, Handler handler)
+      : receiver_(receiver), list_(receiver.wait_list()), handler_(std::move(handler)) {}
   [[nodiscard]] bool attempt() override {
     got_ = receiver_.try_recv();
     return got_.status() != RecvStatus::empty;
   }
   void handle() override { handler_(std::move(got_)); }
-  [[nodiscard]] WaitList* list() noexcept override { return receiver_.wait_list(); }
-  [[nodiscard]] bool more() const noexcept override { return !receiver_.is_empty(); }
+  [[nodiscard]] WaitList* list() noexcept override { return list_; }
+  [[nodiscard]] bool more() noexcept override { return receiver_.more(); }
 
  private:
-  Receiver<T, kTopology>& receiver_;
+  Receiver& receiver_;
+  WaitList* const list_;
   Handler handler_;
-  Received<T> got_;
+  decltype(std::declval<Receiver&>().try_recv()) got_;
 };
 
 /// Room at `sender` for `value`, which is left alone unless it is sent: `handler` gets the status.
-template <class T, Topology kTopology, class U, class Handler>
+template <class Sender, class U, class Handler>
 class OnSend final : public SelectCase {
  public:
-  OnSend(Sender<T, kTopology>& sender, U&& value, Handler handler)
-      : sender_(sender), value_(std::forward<U>(value)), handler_(std::move(handler)) {}
+  OnSend(Sender& sender, U&& value, Handler handler)
+      : sender_(sender),
+        list_(sender.wait_list()),
+        value_(std::forward<U>(value)),
+        handler_(std::move(handler)) {}
   [[nodiscard]] bool attempt() override {
     status_ = sender_.try_send(std::forward<U>(value_));
     return status_ != SendStatus::full;
   }
   void handle() override { handler_(status_); }
-  [[nodiscard]] WaitList* list() noexcept override { return sender_.wait_list(); }
-  [[nodiscard]] bool more() const noexcept override { return !sender_.is_full(); }
+  [[nodiscard]] WaitList* list() noexcept override { return list_; }
+  [[nodiscard]] bool more() noexcept override { return sender_.more(); }
 
  private:
-  Sender<T, kTopology>& sender_;
+  Sender& sender_;
+  WaitList* const list_;
   U&& value_;
   Handler handler_;
   SendStatus status_ = SendStatus::full;
 };
 
-template <class T, Topology kTopology, class Handler>
-[[nodiscard]] OnRecv<T, kTopology, Handler> on_recv(Receiver<T, kTopology>& receiver,
-                                                    Handler handler) {
+template <class Receiver, class Handler>
+[[nodiscard]] OnRecv<Receiver, Handler> on_recv(Receiver& receiver, Handler handler) {
   return {receiver, std::move(handler)};
 }
-template <class T, Topology kTopology, class U, class Handler>
-[[nodiscard]] OnSend<T, kTopology, U, Handler> on_send(Sender<T, kTopology>& sender, U&& value,
-                                                       Handler handler) {
+template <class Sender, class U, class Handler>
+[[nodiscard]] OnSend<Sender, U, Handler> on_send(Sender& sender, U&& value, Handler handler) {
   return {sender, std::forward<U>(value), std::move(handler)};
 }
 

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <array>
-#include <limits>
 
 #include "penstock/channel/barrier.hpp"
 #include "penstock/channel/park.hpp"
@@ -32,6 +31,7 @@ bool WaitList::add(WaitNode& node) noexcept {
     waiting_.fetch_add(1, std::memory_order_seq_cst);  // SYNC awaited (waiter)
   }
   if (barriers_) barrier_for_all(BarrierScope::process);
+  if (source_ != nullptr) source_->arm();
   return true;
 }
 
@@ -44,12 +44,13 @@ bool WaitList::remove(WaitNode& node) noexcept {
 
 void WaitList::wake(std::size_t count) noexcept {
   std::array<Wake, 16> wakes;
-  while (count != 0) {
+  std::size_t woken = 0;
+  while (woken < count) {
     std::size_t chosen = 0;
     bool more = true;
     {
       const std::lock_guard lock(mutex_);
-      while (chosen < std::min(count, wakes.size())) {
+      while (chosen < std::min(count - woken, wakes.size())) {
         auto* node = first_;
         more = node != nullptr;
         if (!more) break;
@@ -60,12 +61,21 @@ void WaitList::wake(std::size_t count) noexcept {
     }
     for (std::size_t i = 0; i < chosen; ++i)
       if (wakes[i].run != nullptr) wakes[i].run(wakes[i].what);
-    if (!more) return;
-    count -= chosen;
+    woken += chosen;
+    if (!more) break;
   }
+  if (woken == 0 && count != 0 && source_ != nullptr) source_->woke_nobody();
 }
 
-void WaitList::wake_all() noexcept { wake(std::numeric_limits<std::size_t>::max()); }
+void WaitList::wake_all() noexcept {
+  std::size_t all = 0;
+  {
+    // One who comes after this sees what it is woken for.
+    const std::lock_guard lock(mutex_);
+    all = waiting_.load(std::memory_order_relaxed);  // relaxed: written with the mutex held
+  }
+  wake(all);
+}
 
 WaitingThread::WaitingThread() noexcept
     : Waiter([](Waiter& self, Wake& wake) noexcept {

@@ -1,4 +1,5 @@
-// Who waits for one end of a channel, and how they are woken: threads, coroutines, selects.
+// Who waits for one end of a channel, and how they are woken: threads, coroutines, selects, and
+// event loops by their descriptors.
 //
 // Who writes what: the list and its nodes whoever holds the mutex; `waiting_` likewise, and read
 // without it by whoever has made something available.
@@ -6,8 +7,9 @@
 // Invariants: a waiter adds itself, then tries once more what it waits for; who makes something
 // available does so, then looks whether somebody waits. One of the two sees the other, by
 // sequentially consistent operations on `waiting_`, or by the barrier that the waiter makes for all
-// (barrier.hpp). A waiter that was chosen and leaves without what it waited for has another one
-// chosen. So no wake-up is lost.
+// (barrier.hpp). Where what is waited for comes from another process, its end of the channel is the
+// list's WaitSource, and sees to it that the other side tells. A waiter that was chosen and leaves
+// without what it waited for has another one chosen. So no wake-up is lost.
 //
 // Lifetime: a node lives in its waiter, and is removed before it goes.
 #pragma once
@@ -58,11 +60,31 @@ struct WaitNode {
   bool queued = false;
 };
 
+/// What a list's waiters wait for, where that does not look into the list by itself.
+class WaitSource {
+ public:
+  WaitSource() = default;
+  WaitSource(const WaitSource&) = delete;
+  WaitSource& operator=(const WaitSource&) = delete;
+  WaitSource(WaitSource&&) = delete;
+  WaitSource& operator=(WaitSource&&) = delete;
+  // Called with no lock held.
+
+  /// One who waits was added: from when this returns on the list is woken for news.
+  virtual void arm() noexcept = 0;
+  /// The list was to be woken, and nobody was left in it.
+  virtual void woke_nobody() noexcept = 0;
+
+ protected:
+  ~WaitSource() = default;
+};
+
 /// Thread-safe.
 class WaitList {
  public:
   /// `barriers`: waiters make a barrier for all, so that awaited() needs none.
   explicit WaitList(bool barriers) noexcept : barriers_(barriers) {}
+  explicit WaitList(WaitSource& source) noexcept : barriers_(false), source_(&source) {}
 
   /// Somebody is there to be chosen. To be called after what they wait for was made available.
   [[nodiscard]] bool awaited() noexcept {
@@ -73,6 +95,7 @@ class WaitList {
   }
   /// Chooses and wakes up to `count` of those who wait, the longest first.
   void wake(std::size_t count) noexcept;
+  /// All who wait now; not those among them who wait again.
   void wake_all() noexcept;
 
   /// Queues `node`, unless it is queued; true: it was not, and what is waited for must be tried
@@ -85,6 +108,7 @@ class WaitList {
   void unlink(WaitNode& node) noexcept;
 
   const bool barriers_;
+  WaitSource* const source_ = nullptr;
   std::atomic<std::uint32_t> waiting_{0};
   std::mutex mutex_;  // guards both below
   WaitNode* first_ = nullptr;

@@ -120,6 +120,16 @@ void Engine::watch(int fd, std::uint32_t events, const std::shared_ptr<EngineHan
   }
 }
 
+void Engine::rewatch(int fd, std::uint32_t events) noexcept {
+  const std::lock_guard lock(mutex_);
+  const auto found = ids_.find(fd);
+  if (found == ids_.end()) return;
+  epoll_event event{};
+  event.events = events;
+  event.data.u64 = found->second;
+  ::epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event);
+}
+
 void Engine::unwatch(int fd) noexcept {
   std::unique_lock lock(mutex_);
   const auto found = ids_.find(fd);

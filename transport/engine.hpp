@@ -69,6 +69,8 @@ class Engine {
 
   /// Calls handler->on_ready() while `fd` has `events` (epoll, level-triggered). Throws SetupError.
   void watch(int fd, std::uint32_t events, const std::shared_ptr<EngineHandler>& handler);
+  /// From now on `fd`, which is watched, counts as ready when it has `events`.
+  void rewatch(int fd, std::uint32_t events) noexcept;
   /// When it returns, the handler is not running for `fd` and will not; except on the engine's own
   /// thread, where the handler may be the caller. To be called before the descriptor closes. Hold
   /// no lock that the handler takes.

@@ -523,6 +523,20 @@ bool has_pattern(std::uint64_t seed, std::span<const std::byte> bytes) {
   return std::equal(bytes.begin(), bytes.end(), expected.begin(), expected.end());
 }
 
+void dither(std::mt19937& random) {
+  switch (random() % 4) {
+    case 0: break;
+    case 1: std::this_thread::yield(); break;
+    case 2: std::this_thread::sleep_for(std::chrono::microseconds(random() % 200)); break;
+    default: {
+      const auto end =
+          std::chrono::steady_clock::now() + std::chrono::nanoseconds(random() % 100'000);
+      while (std::chrono::steady_clock::now() < end) {
+      }
+    }
+  }
+}
+
 void wait_until(const std::function<bool()>& condition) {
   while (!condition()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }

@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <ostream>
+#include <random>
 #include <span>
 #include <string>
 #include <string_view>
@@ -176,6 +177,9 @@ void expect_setup_error(Errc expected, Action&& action, const std::string& what)
     EXPECT_GT(std::strlen(error.what()), 20U) << what;
   }
 }
+
+/// A random wait from nothing to somewhat above what going to sleep takes.
+void dither(std::mt19937& random);
 
 /// Waits until `condition` holds; the case's watchdog is the limit.
 void wait_until(const std::function<bool()>& condition);

@@ -16,21 +16,6 @@ double cpu_seconds() {
   return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
 }
 
-// A random wait from nothing to somewhat above what going to sleep takes.
-void dither(std::mt19937& random) {
-  switch (random() % 4) {
-    case 0: break;
-    case 1: std::this_thread::yield(); break;
-    case 2: std::this_thread::sleep_for(std::chrono::microseconds(random() % 200)); break;
-    default: {
-      const auto end =
-          std::chrono::steady_clock::now() + std::chrono::nanoseconds(random() % 100'000);
-      while (std::chrono::steady_clock::now() < end) {
-      }
-    }
-  }
-}
-
 // Both roles: whoever sends waits for the answer, so a lost wake-up is never covered by a later
 // message.
 void ping_pong(Side& side, Receiver& receiver, Sender& sender, bool first, std::uint64_t rounds,

@@ -1,4 +1,4 @@
-// What co_await waits for at the ends of an in-process channel.
+// What co_await waits for at one end of a channel.
 #pragma once
 
 #include <coroutine>
@@ -8,27 +8,26 @@
 #include <utility>
 
 #include "penstock/channel/async.hpp"
-#include "penstock/channel/local.hpp"
 
 namespace penstock::v2 {
 
-/// Waits for one end of a channel. `Step`: Step::Result, `bool operator()(Local&, Result&)` tries
-/// and says whether it is over; `list()`, `more()`, `cancelled()`.
-template <class T, Topology kTopology, class Step>
-class [[nodiscard]] LocalAwait final : public AsyncWait {
+/// Waits for one end of a channel, of which it knows nothing but what `Step` does: `Step::Result`;
+/// `bool operator()(End&, Result&)` tries, and says whether it is over; `list()` and `more()` as
+/// AsyncWait has them; `cancelled()`; `closed()` where there is no end.
+template <class End, class Step>
+class [[nodiscard]] Await final : public AsyncWait {
  public:
-  LocalAwait(Local<T, kTopology>* local, const std::shared_ptr<const Executor>& executor,
-             std::stop_token stop, Step step)
-      : AsyncWait(executor, std::move(stop)), local_(local), step_(std::move(step)) {}
+  Await(End* end, const std::shared_ptr<const Executor>& executor, std::stop_token stop, Step step)
+      : AsyncWait(executor, std::move(stop)), end_(end), step_(std::move(step)) {}
 
   [[nodiscard]] bool await_ready() noexcept {
-    if (local_ == nullptr) return true;
+    if (end_ == nullptr) return true;
     if (!stop_requested()) return attempt();
     cancel();
     return true;
   }
   [[nodiscard]] bool await_suspend(std::coroutine_handle<> coroutine) {
-    return suspend(Step::list(*local_), coroutine);
+    return suspend(Step::list(*end_), coroutine);
   }
   typename Step::Result await_resume() {
     if (error_) std::rethrow_exception(error_);
@@ -38,16 +37,16 @@ class [[nodiscard]] LocalAwait final : public AsyncWait {
  private:
   [[nodiscard]] bool attempt() noexcept override {
     try {
-      return step_(*local_, result_);
+      return step_(*end_, result_);
     } catch (...) {
       error_ = std::current_exception();
       return true;
     }
   }
   void cancel() noexcept override { Step::cancelled(result_); }
-  [[nodiscard]] bool more() const noexcept override { return Step::more(*local_); }
+  [[nodiscard]] bool more() noexcept override { return Step::more(*end_); }
 
-  Local<T, kTopology>* const local_;
+  End* const end_;
   Step step_;
   typename Step::Result result_ = Step::closed();
   std::exception_ptr error_;

@@ -1,0 +1,354 @@
+// Waiting without a thread: coroutines, select, event loops. No message and no wake-up is lost,
+// however a wait ends.
+#include <poll.h>
+
+#include <algorithm>
+#include <atomic>
+#include <random>
+#include <stop_token>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "penstock/channel/select.hpp"
+#include "tests/channel/coroutine.hpp"
+#include "tests/conformance/suite.hpp"
+
+namespace penstock::test {
+namespace {
+
+void sleep_on(int fd) {
+  pollfd wait{fd, POLLIN, 0};
+  EXPECT_GE(::poll(&wait, 1, -1), 0);
+}
+
+/// Receives by an event loop until there is something else than a message, and returns that.
+template <class Each>
+RecvStatus drain_by_event(Receiver& receiver, Each&& each) {
+  for (;;) {
+    auto message = receiver.try_recv();
+    if (message) {
+      each(std::move(message));
+    } else if (message.status() != RecvStatus::empty) {
+      return message.status();
+    } else if (receiver.arm()) {
+      sleep_on(receiver.event_fd());
+    }
+  }
+}
+
+/// Receives by a coroutine until there is something else than a message. The receiver must not be
+/// moved meanwhile.
+template <class Each>
+Task drain_by_coroutine(Receiver& receiver, Each each, RecvStatus& end, std::stop_token stop = {}) {
+  for (;;) {
+    auto message = co_await receiver.recv_async(stop);
+    if (!message) {
+      end = message.status();
+      co_return;
+    }
+    each(std::move(message));
+  }
+}
+
+void run_until(Loop& loop, const std::function<bool()>& condition) {
+  while (!condition())
+    if (loop.run() == 0) std::this_thread::yield();
+}
+
+/// Counts how often each numbered message of one sender came.
+class Tally {
+ public:
+  explicit Tally(std::uint64_t count) : seen_(count) {}
+  void add(const Message& message) {
+    const auto number = Numbered::from(message).number;
+    if (number < seen_.size()) ++seen_[number];
+  }
+  [[nodiscard]] std::uint64_t count(int times) const {
+    return static_cast<std::uint64_t>(
+        std::ranges::count_if(seen_, [&](const auto& n) { return n == times; }));
+  }
+
+ private:
+  std::vector<std::atomic<int>> seen_;
+};
+
+void send_numbered(Side& side, Sender& sender, std::uint64_t count, bool with_delays) {
+  std::mt19937 random(11);
+  for (std::uint64_t i = 0; i < count; ++i) {
+    ASSERT_EQ(sender.send(Numbered{1, i}.bytes()), SendStatus::sent);
+    if (with_delays) dither(random);
+    if (i % 256 == 0) side.note("sent message " + std::to_string(i));
+  }
+}
+
+// ── Messages ─────────────────────────────────────────────────────────────────────────────────────
+
+const AddCase message_awaited{
+    "resumes_a_coroutine_for_each_message",
+    [](Side& side) {
+      Receiver receiver = side.bind("capacity=16KiB");
+      std::uint64_t next = 0;
+      auto end = RecvStatus::empty;
+      const auto task = drain_by_coroutine(
+          receiver,
+          [&](const Message& message) { EXPECT_EQ(Numbered::from(message).number, next++); }, end);
+      side.put("awaited");
+      wait_until([&] { return task.done(); });
+      EXPECT_EQ(end, RecvStatus::closed);
+      EXPECT_EQ(next, side.scaled(2'000));
+    },
+    [](Side& side) {
+      Sender sender = side.connect();
+      (void)side.get("awaited");
+      send_numbered(side, sender, side.scaled(2'000), true);
+    }};
+
+const AddCase engine_share{"a_coroutine_that_always_finds_a_message_keeps_the_engine_from_nothing",
+                           [](Side& side) {
+                             // By pings: whoever sends none for half a second is lost.
+                             Receiver receiver = side.bind("capacity=64KiB&liveness=500ms");
+                             std::atomic<bool> stop = false;
+                             Sender own = penstock::connect(side.with(receiver.uris().at(0), {}),
+                                                            side.patient());
+                             std::jthread flood([&] {
+                               while (!stop) EXPECT_EQ(own.send(bytes_of("x")), SendStatus::sent);
+                               own = Sender();
+                             });
+                             auto end = RecvStatus::empty;
+                             const auto task = drain_by_coroutine(
+                                 receiver, [](const Message&) {}, end);
+                             (void)side.get("over");
+                             stop = true;
+                             wait_until([&] { return task.done(); });
+                             EXPECT_EQ(end, RecvStatus::closed);
+                           },
+                           [](Side& side) {
+                             Sender sender = side.connect("liveness=500ms");
+                             std::this_thread::sleep_for(std::chrono::milliseconds(1'200));
+                             EXPECT_EQ(sender.state(), PeerState::connected);
+                             EXPECT_EQ(sender.send(bytes_of("last")), SendStatus::sent);
+                             side.put("over");
+                           }};
+
+const AddCase event_loop{
+    "loses_no_wake_up_to_an_event_loop",
+    [](Side& side) {
+      Receiver receiver = side.bind("capacity=4KiB&spin=0", "to receiver");
+      Sender sender = side.connect("spin=0", "to sender");
+      // Whoever sends waits for the answer, so a lost wake-up is never covered by a later message.
+      std::mt19937 random(12);
+      std::uint64_t next = 0;
+      EXPECT_EQ(
+          drain_by_event(receiver,
+                         [&](const Message& message) {
+                           EXPECT_EQ(Numbered::from(message).number, next);
+                           dither(random);
+                           EXPECT_EQ(sender.send(Numbered{2, next}.bytes()), SendStatus::sent);
+                           if (next++ % 64 == 0) side.note("round " + std::to_string(next));
+                         }),
+          RecvStatus::closed);
+      EXPECT_EQ(next, side.scaled(2'000));
+      EXPECT_FALSE(receiver.arm()) << "closed is news";
+    },
+    [](Side& side) {
+      Receiver receiver = side.bind("capacity=4KiB&spin=0", "to sender");
+      Sender sender = side.connect("spin=0", "to receiver");
+      std::mt19937 random(13);
+      const std::uint64_t count = side.scaled(2'000);
+      for (std::uint64_t i = 0; i < count; ++i) {
+        ASSERT_EQ(sender.send(Numbered{1, i}.bytes()), SendStatus::sent);
+        for (bool answered = false; !answered;) {
+          if (const auto message = receiver.try_recv()) {
+            EXPECT_EQ(Numbered::from(message).number, i);
+            answered = true;
+          } else if (receiver.arm()) {
+            sleep_on(receiver.event_fd());
+          }
+        }
+        dither(random);
+      }
+    }};
+
+const AddCase every_way{
+    "clones_that_wait_in_different_ways_share_what_comes",
+    [](Side& side) {
+      const std::uint64_t count = side.scaled(4'000);
+      Tally tally(count);
+      const auto add = [&](const Message& message) { tally.add(message); };
+      Receiver receiver = side.bind("capacity=16KiB&spin=0");
+      Receiver by_engine = receiver.clone();
+      Receiver by_loop = receiver.clone();
+      Receiver by_loop_too = receiver.clone();
+      Receiver by_thread = receiver.clone();
+      Receiver by_event = receiver.clone();
+      Receiver by_select = receiver.clone();
+      Loop loop;
+      by_loop.run_on(loop.executor());
+      by_loop_too.run_on(loop.executor());
+      auto end = RecvStatus::empty;
+      auto end_loop = RecvStatus::empty;
+      auto end_loop_too = RecvStatus::empty;
+      const auto one = drain_by_coroutine(by_engine, add, end);
+      const auto two = drain_by_coroutine(by_loop, add, end_loop);
+      const auto three = drain_by_coroutine(by_loop_too, add, end_loop_too);
+      std::jthread thread(
+          [&] { EXPECT_EQ(penstock::test::drain(by_thread, add), RecvStatus::closed); });
+      std::jthread events([&] { EXPECT_EQ(drain_by_event(by_event, add), RecvStatus::closed); });
+      std::jthread selects([&] {
+        for (bool open = true; open;)
+          (void)v2::select(v2::on_recv(by_select, [&](Message message) {
+            open = bool(message);
+            if (open) add(message);
+          }));
+      });
+      side.put("ready");
+      run_until(loop, [&] { return one.done() && two.done() && three.done(); });
+      thread.join();
+      events.join();
+      selects.join();
+      EXPECT_EQ(end, RecvStatus::closed);
+      EXPECT_EQ(end_loop, RecvStatus::closed);
+      EXPECT_EQ(end_loop_too, RecvStatus::closed);
+      EXPECT_EQ(tally.count(1), count);
+    },
+    [](Side& side) {
+      Sender sender = side.connect();
+      (void)side.get("ready");
+      send_numbered(side, sender, side.scaled(4'000), true);
+    }};
+
+const AddCase cancelled{"receives_that_are_cancelled_at_random_lose_nothing",
+                        [](Side& side) {
+                          const std::uint64_t count = side.scaled(3'000);
+                          Tally tally(count);
+                          const auto add = [&](const Message& message) { tally.add(message); };
+                          Receiver receiver = side.bind("capacity=16KiB");
+                          Receiver other = receiver.clone();
+                          Loop loop;
+                          receiver.run_on(loop.executor());
+                          other.run_on(loop.executor());
+                          std::mt19937 random(14);
+                          auto end = RecvStatus::empty;
+                          auto end_brief = RecvStatus::empty;
+                          const auto steady = drain_by_coroutine(receiver, add, end);
+                          while (!steady.done()) {
+                            std::stop_source stop;
+                            auto brief =
+                                drain_by_coroutine(other, add, end_brief, stop.get_token());
+                            for (auto rounds = random() % 8; rounds != 0; --rounds) loop.run();
+                            std::jthread stopper;
+                            switch (random() % 3) {
+                              case 0: break;  // it is destroyed
+                              case 1: stop.request_stop(); break;
+                              default: stopper = std::jthread([&] { stop.request_stop(); });
+                            }
+                            if (stopper.joinable() || stop.stop_requested())
+                              run_until(loop, [&] { return brief.done(); });
+                            brief = Task();
+                            loop.run();
+                          }
+                          EXPECT_EQ(end, RecvStatus::closed);
+                          EXPECT_EQ(tally.count(1), count);
+                        },
+                        [](Side& side) {
+                          Sender sender = side.connect();
+                          send_numbered(side, sender, side.scaled(3'000), true);
+                        }};
+
+const AddCase passed_on{"a_wake_up_that_a_cancelled_receive_does_not_want_goes_to_a_thread",
+                        [](Side& side) {
+                          // Both wait; whoever is woken first may be the one that is then stopped.
+                          Receiver receiver = side.bind("capacity=4KiB&spin=0");
+                          Receiver other = receiver.clone();
+                          const std::uint64_t rounds = side.scaled(300);
+                          for (std::uint64_t i = 0; i < rounds; ++i) {
+                            Loop loop;
+                            other.run_on(loop.executor());
+                            auto end = RecvStatus::empty;
+                            std::uint64_t taken = 0;
+                            auto task = drain_by_coroutine(
+                                other, [&](const Message&) { ++taken; }, end);
+                            std::jthread thread([&] { EXPECT_TRUE(receiver.recv()); });
+                            side.meet("waits " + std::to_string(i));
+                            side.meet("sent " + std::to_string(i));
+                            task = Task();
+                            EXPECT_EQ(taken, 0U);
+                            // Ends only if the thread hears of the message.
+                          }
+                          EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
+                        },
+                        [](Side& side) {
+                          Sender sender = side.connect();
+                          const std::uint64_t rounds = side.scaled(300);
+                          for (std::uint64_t i = 0; i < rounds; ++i) {
+                            side.meet("waits " + std::to_string(i));
+                            EXPECT_EQ(sender.send(bytes_of("x")), SendStatus::sent);
+                            side.meet("sent " + std::to_string(i));
+                          }
+                        }};
+
+const AddCase receiver_closes{"a_waiting_coroutine_hears_that_its_receiver_closes",
+                              [](Side& side) {
+                                Receiver receiver = side.bind();
+                                Receiver second = receiver.clone();
+                                Receiver closer = receiver.clone();
+                                auto end = RecvStatus::empty;
+                                auto end_too = RecvStatus::empty;
+                                const auto one = drain_by_coroutine(
+                                    receiver, [](const Message&) {}, end);
+                                const auto two = drain_by_coroutine(
+                                    second, [](const Message&) {}, end_too);
+                                side.meet("connected");
+                                closer.close();
+                                wait_until([&] { return one.done() && two.done(); });
+                                EXPECT_EQ(end, RecvStatus::closed);
+                                EXPECT_EQ(end_too, RecvStatus::closed);
+                                EXPECT_FALSE(receiver.arm());
+                                Receiver none;
+                                EXPECT_FALSE(none.arm());
+                                EXPECT_EQ(none.event_fd(), -1);
+                                EXPECT_EQ(none.wait_list(), nullptr);
+                                EXPECT_TRUE(drain_by_coroutine(
+                                                none, [](const Message&) {}, end)
+                                                .done());
+                              },
+                              [](Side& side) {
+                                const Sender sender = side.connect();
+                                side.meet("connected");
+                                wait_until([&] { return sender.state() == PeerState::closed; });
+                              }};
+
+const AddCase sender_killed{"a_waiting_coroutine_hears_of_a_killed_sender",
+                            [](Side& side) {
+                              Receiver receiver = side.bind();
+                              bool lost = false;
+                              std::uint64_t received = 0;
+                              const auto listen = [](Receiver& from, bool& saw_loss,
+                                                     std::uint64_t& count) -> Task {
+                                for (;;) {
+                                  const auto message = co_await from.recv_async();
+                                  if (message.status() == RecvStatus::closed) co_return;
+                                  if (message.status() == RecvStatus::peer_lost)
+                                    saw_loss = message.loss() != nullptr;
+                                  if (message) ++count;
+                                }
+                              };
+                              const auto task = listen(receiver, lost, received);
+                              (void)side.get("sent");
+                              side.tell_to_die();
+                              wait_until([&] { return task.done(); });
+                              EXPECT_TRUE(lost);
+                              EXPECT_EQ(received, 1U);
+                            },
+                            [](Side& side) {
+                              Sender sender = side.connect();
+                              EXPECT_EQ(sender.send(bytes_of("x")), SendStatus::sent);
+                              wait_delivered(sender);
+                              side.put("sent");
+                              side.die_when_told();
+                            },
+                            Case::apart, Case::Victim::sender};
+
+}  // namespace
+}  // namespace penstock::test
