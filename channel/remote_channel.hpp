@@ -15,11 +15,13 @@
 #include <optional>
 #include <ranges>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "penstock/channel/await.hpp"
 #include "penstock/channel/channel.hpp"
 #include "penstock/channel/codec.hpp"
 #include "penstock/channel/local_channel.hpp"
@@ -210,6 +212,24 @@ class Sender<T, remote> {
   v1::Sender bytes_;
 };
 
+/// One try of recv_async().
+template <class T>
+struct RemoteRecvStep {
+  using Result = ReceivedFrom<T>;
+  [[nodiscard]] bool operator()(Receiver<T, remote>& receiver, Result& out) {
+    if (ThreadShare::used_up()) return false;
+    out = receiver.try_recv();
+    ThreadShare::use();
+    return out.status() != RecvStatus::empty;
+  }
+  [[nodiscard]] static WaitList& list(Receiver<T, remote>& receiver) {
+    return *receiver.wait_list();
+  }
+  [[nodiscard]] static bool more(Receiver<T, remote>& receiver) { return receiver.more(); }
+  static void cancelled(Result& out) { out = Result(RecvStatus::cancelled); }
+  [[nodiscard]] static Result closed() { return Result(RecvStatus::closed); }
+};
+
 /// Receives messages from any number of senders, fairly.
 ///
 /// Thread-safety: one thread at a time per Receiver; give each a clone(), and each message goes to
@@ -254,6 +274,18 @@ class Receiver<T, remote> {
   requires(!codec::views<T>()) Batch<RecvStatus> try_recv_many(Out out, std::size_t count) {
     return recv_batch(out, count, Duration::zero());
   }
+
+  /// For co_await, an event loop and select: as v1::Receiver's.
+  Await<Receiver, RemoteRecvStep<T>> recv_async(std::stop_token stop = {}) {
+    return {bytes_ ? this : nullptr, executor_, std::move(stop), {}};
+  }
+  void run_on(Executor executor) {
+    executor_ = executor ? std::make_shared<const Executor>(std::move(executor)) : nullptr;
+  }
+  [[nodiscard]] int event_fd() const noexcept { return bytes_.event_fd(); }
+  [[nodiscard]] bool arm() noexcept { return !failed_ && (!run_ || run_->over()) && bytes_.arm(); }
+  [[nodiscard]] WaitList* wait_list() const { return bytes_.wait_list(); }
+  bool more() noexcept { return bytes_.more(); }
 
   /// Turns every sender away: they get `closed`.
   void close() noexcept { bytes_.close(); }
@@ -382,6 +414,7 @@ class Receiver<T, remote> {
   }
 
   v1::Receiver bytes_;
+  std::shared_ptr<const Executor> executor_;
   std::unique_ptr<Run> run_;     // made by the first recv_many()
   v1::Message failed_;           // one that could not be decoded for want of something
   std::vector<std::byte> copy_;  // keeps its memory

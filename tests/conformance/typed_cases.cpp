@@ -12,6 +12,8 @@
 
 #include "penstock/channel/any_channel.hpp"
 #include "penstock/channel/remote_channel.hpp"
+#include "penstock/channel/select.hpp"
+#include "tests/channel/coroutine.hpp"
 #include "tests/conformance/suite.hpp"
 
 namespace penstock::test {
@@ -361,6 +363,55 @@ const AddCase many_codecs{
       wait_until([&] { return sender.stats().progress.delivered == 5; });
       side.meet("sent");
     }};
+
+Task sum_of(v2::Receiver<Order, remote>& receiver, std::uint64_t& sum, RecvStatus& end) {
+  for (;;) {
+    const auto order = co_await receiver.recv_async();
+    end = order.status();
+    if (!order) co_return;
+    sum += order->id;
+  }
+}
+
+const AddCase awaited{"typed_messages_can_be_awaited_and_selected",
+                      [](Side& side) {
+                        auto receiver = bind_typed<Order>(side);
+                        auto [tx, rx] = v2::channel<Order>(4);
+                        ASSERT_EQ(tx.send(order(5)), SendStatus::sent);
+                        int local = 0;
+                        int far = 0;
+                        side.meet("sent");
+                        while (local + far < 2)
+                          v2::select(v2::on_recv(receiver,
+                                                 [&](auto got) {
+                                                   EXPECT_EQ(got->id, 100U);
+                                                   ++far;
+                                                 }),
+                                     v2::on_recv(rx, [&](auto got) {
+                                       EXPECT_EQ(got->id, 5U);
+                                       ++local;
+                                     }));
+                        EXPECT_EQ(local, 1);
+                        EXPECT_TRUE(receiver.arm()) << "nothing more is there";
+                        Loop loop;
+                        receiver.run_on(loop.executor());
+                        std::uint64_t sum = 0;
+                        RecvStatus end{};
+                        const auto task = sum_of(receiver, sum, end);
+                        side.put("awaited");
+                        while (!task.done())
+                          if (loop.run() == 0) std::this_thread::yield();
+                        EXPECT_EQ(sum, 4950U);
+                        EXPECT_EQ(end, RecvStatus::closed);
+                      },
+                      [](Side& side) {
+                        auto sender = connect_typed<Order>(side);
+                        EXPECT_EQ(sender.send(order(100)), SendStatus::sent);
+                        side.meet("sent");
+                        (void)side.get("awaited");
+                        for (std::uint64_t i = 0; i < 100; ++i)
+                          EXPECT_EQ(sender.send(order(i)), SendStatus::sent);
+                      }};
 
 const AddCase any{"any_end_stands_for_each_kind",
                   [](Side& side) {
