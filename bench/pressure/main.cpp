@@ -115,10 +115,14 @@ class Suite {
     }
   }
 
-  double measure_maximum(const std::string& transport) {
-    const contest::Shared<Outcome> outcome;
-    run(transport, {std::numeric_limits<double>::infinity(), 1}, *outcome);
-    const auto maximum = static_cast<double>(outcome->received) / outcome->seconds;
+  /// The best of a few tries: whatever disturbs makes it less.
+  static double measure_maximum(const std::string& transport) {
+    double maximum = 0;
+    for (int i = 0; i < 3; ++i) {
+      const contest::Shared<Outcome> outcome;
+      run(transport, {std::numeric_limits<double>::infinity(), 1}, *outcome);
+      maximum = std::max(maximum, static_cast<double>(outcome->received) / outcome->seconds);
+    }
     fmt::print("{:<8} without a rate, {:.0f} messages/s\n", short_name(transport), maximum);
     return maximum;
   }
