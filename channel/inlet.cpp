@@ -37,6 +37,8 @@ Inlet::Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink, bool 
       peer_(std::move(parts.peer)),
       path_(std::move(parts.path)),
       connection_(std::move(parts.connection)),
+      bell_(std::move(parts.bell)),
+      room_frames_(parts.room_frames),
       link_(std::move(parts.remote.link)) {
   if (link_) {
     tail_line_ = reinterpret_cast<const TailLine*>(parts.remote.region);
@@ -47,7 +49,7 @@ Inlet::Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink, bool 
   if (barrier_ != BarrierScope::none)
     control_.receiver_barriers.store(1, std::memory_order_relaxed);
   control_.window.store(window_, std::memory_order_relaxed);  // relaxed: before the first limit
-  grant(control_, 0, window_);
+  (void)grant(control_, 0, window_);                          // nobody waits yet
 }
 
 Inlet::~Inlet() {
@@ -257,10 +259,16 @@ void Inlet::report_local() noexcept {
     waiting = control_.senders_waiting.load(std::memory_order_seq_cst);
   }
   const auto owed = head_ - reported_;
-  if (owed < window_ / kBatchPart && (waiting & kSenderSleeps) == 0) return;
+  if (owed < window_ / kBatchPart && (waiting & kSenderWantsAny) == 0) return;
   if (owed < window_ / kLazyPart && waiting == 0) return;
   reported_ = head_;
-  grant(control_, head_, head_ + window_);
+  if (grant(control_, head_, head_ + window_)) tell_sender();
+}
+
+// For senders that wait without a thread.
+void Inlet::tell_sender() noexcept {
+  if (bell_) bell_->ring();
+  if (room_frames_) connection_->say_room();
 }
 
 void Inlet::report(bool always) noexcept {
@@ -508,6 +516,7 @@ void Inlet::shut() noexcept {
   });
   control_.receiver_closed.store(1, std::memory_order_seq_cst);
   if (!link_) wake_senders(control_);
+  if (bell_) bell_->ring();  // elsewhere the good-bye tells them
   if (connection_) {
     connection_->say_goodbye(FrameType::closed, consumed);
     connection_->stop();

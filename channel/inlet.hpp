@@ -117,6 +117,7 @@ class Inlet final : public ConnectionObserver,
   void tend() noexcept;
   void report(bool always) noexcept;
   void report_local() noexcept;
+  void tell_sender() noexcept;
   void report_remote(std::optional<std::uint32_t> immediate) noexcept;
   [[nodiscard]] bool taken_too_many() const noexcept;
   [[nodiscard]] bool arming_landed() const noexcept;
@@ -142,6 +143,8 @@ class Inlet final : public ConnectionObserver,
   const std::string peer_;
   const std::string path_;
   std::shared_ptr<Connection> connection_;
+  const std::shared_ptr<Bell> bell_;  // null between processes
+  const bool room_frames_;
   std::unique_ptr<Link> link_;  // null for local rings
   const TailLine* tail_line_ = nullptr;
 

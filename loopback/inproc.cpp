@@ -159,12 +159,14 @@ class Inproc final : public Transport {
     outlet.ring = ring;
     outlet.window = geometry.window;
     outlet.peer = outlet.path = "inproc";
+    outlet.bell = std::make_shared<Bell>();
     Fd wake(::fcntl(sink->wake_fd(), F_DUPFD_CLOEXEC, 0));
     if (!wake) throw_errno(uri.text() + ": duplicating the receiver's eventfd", errno);
     InletParts inlet;
     inlet.ring = std::move(ring);
     inlet.window = geometry.window;
     inlet.peer = inlet.path = "inproc";
+    inlet.bell = outlet.bell;
     if (!sink->add(std::move(inlet)))
       throw SetupError(Errc::unreachable, uri.text() + ": the receiver closed at this moment");
     outlet.receiver_wake_fd = wake.release();
