@@ -38,9 +38,10 @@ struct AsyncTurn {
   AsyncTurn* after = this;
 };
 
-/// How long coroutines may keep a thread that has work of its own, the engine's: so many awaits that
-/// need not wait. What would be had by the next one is left, and the coroutine suspended, until the
-/// thread comes around again. One object at a time on a thread; without one there is no limit.
+/// How long coroutines may keep a thread that has work of its own, the engine's: so many awaits
+/// that need not wait. What would be had by the next one is left, and the coroutine suspended,
+/// until the thread comes around again. One object at a time on a thread; without one there is no
+/// limit.
 class ThreadShare {
  public:
   ThreadShare() noexcept { left_ = kAwaits; }

@@ -256,6 +256,17 @@ class RingProducer {
     ring_.commit(begin, length_of(0), 0, consumer_makes_barriers());
   }
 
+  /// Would claim() with any credit do something else than say `full`? Of a moment, where others
+  /// claim.
+  [[nodiscard]] bool may_claim(std::uint32_t length) const noexcept {
+    const Cursor tail = tail_.load(std::memory_order_relaxed);  // relaxed: orders nothing
+    const auto size = record_size(length);
+    const auto room = ring_.room(tail & ~kClosed);
+    const auto end = (tail & ~kClosed) + (size <= room ? 0 : room) + size;
+    return (tail & kClosed) != 0 || end <= credit_found(end, Credit::any) ||
+           fits_empty_ring(tail, end);
+  }
+
   void commit(const Claim& claim, std::uint8_t flags = 0) noexcept {
     before_consumer();
     ring_.commit(claim.begin, claim.length, flags, consumer_makes_barriers());

@@ -42,6 +42,8 @@ Inlet::Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink, bool 
       peer_(std::move(parts.peer)),
       path_(std::move(parts.path)),
       connection_(std::move(parts.connection)),
+      bell_(std::move(parts.bell)),
+      room_frames_(parts.room_frames),
       link_(std::move(parts.remote.link)),
       granted_window_(flow_ ? flow_->window() : window_),
       limit_(window_),
@@ -56,7 +58,7 @@ Inlet::Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink, bool 
     control_.receiver_barriers.store(1, std::memory_order_relaxed);
   // relaxed: before the first limit
   control_.window.store(granted_window_, std::memory_order_relaxed);
-  grant(control_, 0, limit_);
+  (void)grant(control_, 0, limit_);  // nobody waits yet
 }
 
 Inlet::~Inlet() {
@@ -283,17 +285,23 @@ void Inlet::report_local() noexcept {
   }
   if (flow_) return report_local_living(waiting);
   const auto owed = head_ - reported_;
-  if (owed < window_ / kBatchPart && (waiting & kSenderSleeps) == 0) return;
+  if (owed < window_ / kBatchPart && (waiting & kSenderWantsAny) == 0) return;
   if (owed < window_ / kLazyPart && waiting == 0) return;
   reported_ = head_;
-  grant(control_, head_, head_ + window_);
+  if (grant(control_, head_, head_ + window_)) tell_sender();
+}
+
+// For senders that wait without a thread.
+void Inlet::tell_sender() noexcept {
+  if (bell_) bell_->ring();
+  if (room_frames_) connection_->say_room();
 }
 
 void Inlet::report_local_living(std::uint32_t waiting) noexcept {
   const bool waits = (waiting & kSenderWaits) != 0;
   if (head_ - sampled_ >= granted_window_ / (waiting != 0 ? kBatchPart : kLazyPart)) {
     sample(waits);
-  } else if ((waiting & kSenderSleeps) == 0) {
+  } else if ((waiting & kSenderWantsAny) == 0) {
     return;
   }
   if (head_ + granted_window_ <= limit_ && (waiting & kSenderFlushes) == 0) {
@@ -305,7 +313,7 @@ void Inlet::report_local_living(std::uint32_t waiting) noexcept {
   if (waits) held_back_ = limit_;
   reported_ = head_;
   limit_ = std::max(limit_, head_ + granted_window_);
-  grant(control_, head_, limit_);
+  if (grant(control_, head_, limit_)) tell_sender();
 }
 
 void Inlet::report(bool always) noexcept {
@@ -519,7 +527,7 @@ void Inlet::found_nothing() noexcept {
     open_window();
   }
   reported_ = head_;
-  grant(control_, head_, limit_);
+  if (grant(control_, head_, limit_)) tell_sender();
 }
 
 // ── Sleeping ─────────────────────────────────────────────────────────────────────────────────────
@@ -657,6 +665,7 @@ void Inlet::shut() noexcept {
   });
   control_.receiver_closed.store(1, std::memory_order_seq_cst);
   if (!link_) wake_senders(control_);
+  if (bell_) bell_->ring();  // elsewhere the good-bye tells them
   if (connection_) {
     connection_->say_goodbye(FrameType::closed, consumed);
     connection_->stop();

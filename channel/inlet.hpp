@@ -134,6 +134,7 @@ class Inlet final : public ConnectionObserver,
   [[nodiscard]] bool answer_due(bool always) noexcept;
   [[nodiscard]] bool dry() noexcept;
   [[nodiscard]] std::uint64_t known_to_wait(bool waiting) noexcept;
+  void tell_sender() noexcept;
   void report_remote(std::optional<std::uint32_t> immediate) noexcept;
   [[nodiscard]] bool taken_too_many() const noexcept;
   [[nodiscard]] bool arming_landed() const noexcept;
@@ -160,6 +161,8 @@ class Inlet final : public ConnectionObserver,
   const std::string peer_;
   const std::string path_;
   std::shared_ptr<Connection> connection_;
+  const std::shared_ptr<Bell> bell_;  // null between processes
+  const bool room_frames_;
   std::unique_ptr<Link> link_;  // null for local rings
   const TailLine* tail_line_ = nullptr;
 

@@ -2,9 +2,12 @@
 
 #include <unistd.h>
 
+#include <sys/epoll.h>
+
 #include <algorithm>
 #include <cstring>
 
+#include "penstock/channel/async.hpp"
 #include "penstock/channel/pack.hpp"
 #include "penstock/channel/park.hpp"
 #include "penstock/channel/receiver.hpp"
@@ -33,17 +36,19 @@ Outlet::Outlet(OutletParts parts, const ConnectOptions& options)
       peer_(std::move(parts.peer)),
       path_(std::move(parts.path)),
       receiver_wake_fd_(parts.receiver_wake_fd),
+      bell_(parts.bell ? std::move(parts.bell) : std::make_shared<Bell>()),
       connection_(std::move(parts.connection)),
       ring_(memory_, parts.window),
       sleep_barrier_(parts.remote.link || options.spin == Duration::zero() || !enroll_in_barriers()
                          ? BarrierScope::none
                      : connection_ ? BarrierScope::machine
-                                   : BarrierScope::process) {
+                                   : BarrierScope::process),
+      receiver_tells_(parts.remote.link || !connection_ || parts.room_frames) {
   // relaxed: a receiver that does not see it makes full barriers
   if (sleep_barrier_ != BarrierScope::none)
     control_.sender_barriers.store(1, std::memory_order_relaxed);
   if (parts.remote.link)
-    publisher_ = std::make_shared<Publisher>(std::move(parts.remote), memory_, parts.window);
+    publisher_ = std::make_shared<Publisher>(std::move(parts.remote), memory_, parts.window, bell_);
 }
 
 void Outlet::start() {
@@ -57,6 +62,8 @@ void Outlet::start() {
 Outlet::~Outlet() {
   if (connection_) connection_->stop();
   if (publisher_) publisher_->stop();
+  // relaxed: nobody else is left
+  if (listening_.load(std::memory_order_relaxed) && here()) Engine::get().unwatch(bell_->fd());
 }
 
 Tally* Outlet::join() {
@@ -320,7 +327,10 @@ bool Outlet::say_last(TimePoint deadline) noexcept {
       return result != ClaimResult::full;
     });
   if (result == ClaimResult::full) return false;
-  if (result == ClaimResult::claimed) publish(last, kFin, false);
+  if (result == ClaimResult::claimed) {
+    publish(last, kFin, false);
+    wake_everybody();  // those who wait for room get `closed`
+  }
   const std::lock_guard lock(mutex_);
   fin_sent_ = true;
   return true;
@@ -370,7 +380,74 @@ void Outlet::end(End how, const std::string& why) noexcept {
     error_ = why;
     ended_.store(how, std::memory_order_release);  // SYNC ended
   }
+  wake_everybody();
+}
+
+void Outlet::wake_everybody() noexcept {
   wake_senders(control_);
+  bell_->ring();
+}
+
+// ── Waiting without a thread ─────────────────────────────────────────────────────────────────────
+
+v2::WaitList& Outlet::writable() {
+  if (!listening_.load(std::memory_order_acquire)) {  // SYNC listening
+    const std::lock_guard lock(mutex_);
+    if (!listening_.load(std::memory_order_relaxed)) {  // relaxed: under the mutex
+      auto& engine = Engine::get();
+      engine.watch(bell_->open(), EPOLLIN, shared_from_this());
+      if (!receiver_tells_) engine.attend(shared_from_this());
+      listening_.store(true, std::memory_order_release);  // SYNC listening
+    }
+  }
+  return writable_;
+}
+
+void Outlet::arm() noexcept {
+  if (receiver_tells_) {
+    // SYNC sender-sleep (sender), as in wait(); the waiter looks once more after this.
+    control_.senders_waiting.fetch_or(kSenderWaits | kSenderRests, std::memory_order_seq_cst);
+    if (publisher_) {
+      publisher_->ask_credit(true);
+    } else {
+      say_starved();
+    }
+    barrier_for_all(sleep_barrier_);
+    // SYNC bell: a receiver in this process that closed may not have heard of it yet.
+    if (!connection_ && control_.receiver_closed.load(std::memory_order_seq_cst) != 0)
+      bell_->ring();
+  } else {
+    Engine::get().attention(Attention::later);  // SYNC attention: the waiter is in the list
+  }
+  if (v2::ThreadShare::used_up()) bell_->ring();
+}
+
+bool Outlet::arm(v2::WaitingFd& event, std::size_t size) noexcept {
+  if (!here()) return false;
+  event.wait_in(writable_);
+  if (refusal() == SendStatus::sent && size <= max_message_ &&
+      !ring_.may_claim(static_cast<std::uint32_t>(size)))
+    return true;
+  event.leave(writable_);
+  return false;
+}
+
+void Outlet::disarm(v2::WaitingFd& event) noexcept {
+  if (here()) event.leave(writable_);
+}
+
+void Outlet::on_ready(std::uint32_t /*events*/) noexcept {
+  bell_->quiet();
+  const v2::ThreadShare share;
+  writable_.wake_all();
+}
+
+Attention Outlet::on_attention() noexcept {
+  if (!writable_.awaited()) return Attention::none;  // SYNC attention
+  const auto credit = std::max(control_.limit.load(std::memory_order_acquire),
+                               control_.consumed.load(std::memory_order_acquire));  // SYNC credit
+  if (std::exchange(seen_credit_, credit) != credit) bell_->ring();
+  return Attention::later;
 }
 
 void Outlet::on_goodbye(Cursor consumed_cursor) noexcept {

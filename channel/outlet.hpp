@@ -3,6 +3,11 @@
 // Who writes what: producers the ring (RingProducer); the engine `ended_` and `stalled_` when the
 // control connection brings news; each clone its own Tally.
 //
+// Waiting without a thread: who waits in the list has the receiver told (kSenderRests). What comes
+// of that (the bell from a receiver in this process or from the publisher, `room` on the control
+// connection) reaches the engine, which wakes all in the list: each waits for room of its own size.
+// A receiver that cannot tell is looked at every millisecond.
+//
 // Lifetime: kept by the Senders; the engine holds weak references.
 #pragma once
 
@@ -19,6 +24,7 @@
 #include "penstock/channel/options.hpp"
 #include "penstock/channel/publisher.hpp"
 #include "penstock/channel/sender.hpp"
+#include "penstock/channel/waiting_fd.hpp"
 #include "penstock/transport/connection.hpp"
 #include "penstock/transport/fd.hpp"
 
@@ -45,7 +51,10 @@ struct Records {
   }
 };
 
-class Outlet final : public ConnectionObserver, public std::enable_shared_from_this<Outlet> {
+class Outlet final : public ConnectionObserver,
+                     public EngineHandler,
+                     public v2::WaitSource,
+                     public std::enable_shared_from_this<Outlet> {
  public:
   Outlet(OutletParts parts, const ConnectOptions& options);
   ~Outlet() override;
@@ -74,6 +83,13 @@ class Outlet final : public ConnectionObserver, public std::enable_shared_from_t
   }
   [[nodiscard]] FlushStatus close(Duration timeout) noexcept;
 
+  /// Where coroutines, selects and event loops wait for room. Throws SetupError where there can be
+  /// no engine.
+  [[nodiscard]] v2::WaitList& writable();
+  /// Sender::arm(), for a clone that has called writable().
+  [[nodiscard]] bool arm(v2::WaitingFd& event, std::size_t size) noexcept;
+  void disarm(v2::WaitingFd& event) noexcept;
+
   [[nodiscard]] bool here() const noexcept { return birth_.here(); }
   [[nodiscard]] std::size_t max_message() const noexcept { return max_message_; }
   [[nodiscard]] PeerState state() const noexcept;
@@ -87,6 +103,11 @@ class Outlet final : public ConnectionObserver, public std::enable_shared_from_t
   void on_goodbye(Cursor consumed) noexcept override;
   void on_lost(const std::string& why) noexcept override;
   void on_stalled(bool stalled) noexcept override;
+  void on_room() noexcept override { bell_->ring(); }
+  void on_ready(std::uint32_t events) noexcept override;
+  Attention on_attention() noexcept override;
+  void arm() noexcept override;
+  void woke_nobody() noexcept override {}
 
  private:
   enum class End : std::uint8_t { open, closed, lost };
@@ -111,6 +132,7 @@ class Outlet final : public ConnectionObserver, public std::enable_shared_from_t
   [[nodiscard]] bool say_last(TimePoint deadline) noexcept;
   [[nodiscard]] FlushStatus flush_to(Cursor target, Duration timeout) noexcept;
   [[nodiscard]] Cursor consumed() const noexcept;
+  void wake_everybody() noexcept;
   void finish() noexcept;
 
   const Birth birth_;
@@ -122,6 +144,7 @@ class Outlet final : public ConnectionObserver, public std::enable_shared_from_t
   const std::string peer_;
   const std::string path_;
   const Fd receiver_wake_fd_;
+  const std::shared_ptr<Bell> bell_;
   std::shared_ptr<Connection> connection_;
   std::shared_ptr<Publisher> publisher_;  // null for local rings
 
@@ -131,6 +154,11 @@ class Outlet final : public ConnectionObserver, public std::enable_shared_from_t
   std::atomic<Cursor> final_consumed_{0};  // what the receiver's good-bye said
   RingProducer ring_;
   const BarrierScope sleep_barrier_;
+
+  const bool receiver_tells_;
+  std::atomic<bool> listening_{false};  // SYNC listening: the engine to the bell
+  v2::WaitList writable_{*this};
+  Cursor seen_credit_ = 0;  // where the receiver does not tell; the engine's
 
   mutable std::mutex mutex_;  // guards all below
   bool fin_sent_ = false;

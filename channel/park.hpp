@@ -48,10 +48,11 @@ inline void wake_senders(RingControl& control) noexcept {
   futex_wake_all(control.credit_epoch);
 }
 
-/// Wakes the senders that wait for something that was stored before, sequentially consistent.
+/// Wakes the senders that wait for something that was stored before, sequentially consistent. True:
+/// the caller must tell the sender's process that one waits without a thread.
 /// SYNC sender-sleep (waker)
-inline void wake_waiting(RingControl& control) noexcept {
-  if (control.senders_waiting.load(std::memory_order_seq_cst) == 0) return;
+[[nodiscard]] inline bool wake_waiting(RingControl& control) noexcept {
+  if (control.senders_waiting.load(std::memory_order_seq_cst) == 0) return false;
   const auto who = control.senders_waiting.exchange(0, std::memory_order_seq_cst);
   if ((who & kSenderSleeps) != 0) {
     wake_senders(control);
@@ -59,16 +60,17 @@ inline void wake_waiting(RingControl& control) noexcept {
     // It looks by itself. One that is about to sleep from here on sees what was stored before.
     control.credit_epoch.fetch_add(1, std::memory_order_seq_cst);  // SYNC sender-sleep (waker)
   }
+  return (who & kSenderRests) != 0;
 }
 
-/// Grants credit and wakes the senders that wait for it.
+/// Grants credit and wakes the senders that wait for it, as wake_waiting() does.
 /// SYNC credit (consumer): everything read before happens-before the producer's next write there.
 /// SYNC sender-sleep: a sender sets senders_waiting, then rereads the credit; this stores the
 /// credit, then reads senders_waiting. Sequentially consistent, so one of the two sees the other.
-inline void grant(RingControl& control, Cursor consumed, Cursor limit) noexcept {
+[[nodiscard]] inline bool grant(RingControl& control, Cursor consumed, Cursor limit) noexcept {
   control.consumed.store(consumed, std::memory_order_release);
   control.limit.store(limit, std::memory_order_seq_cst);
-  wake_waiting(control);
+  return wake_waiting(control);
 }
 
 }  // namespace penstock::inline v1

@@ -30,12 +30,14 @@ constexpr std::uint64_t kMaxHot = 2048;
 
 }  // namespace
 
-Publisher::Publisher(LinkEnd end, const RingMemory& memory, std::uint64_t window)
+Publisher::Publisher(LinkEnd end, const RingMemory& memory, std::uint64_t window,
+                     std::shared_ptr<Bell> bell)
     : owner_(memory.owner),
       link_(std::move(end.link)),
       credit_line_(*reinterpret_cast<const CreditLine*>(end.region)),
       ring_(memory),
       control_(*memory.control),
+      bell_(std::move(bell)),
       prover_(memory.key),
       limits_(link_->limits()),
       window_(window) {
@@ -217,7 +219,8 @@ void Publisher::advance() noexcept {
 }
 
 void Publisher::take_events() noexcept {
-  if (reap()) wake_waiting(control_);  // a sender that lingers waits for completions
+  // A sender that lingers waits for completions.
+  if (reap() && wake_waiting(control_)) bell_->ring();
 }
 
 bool Publisher::reap() noexcept {
@@ -269,8 +272,9 @@ void Publisher::take_credit() noexcept {
   const auto limit = std::min(credit_.limit, completed() + ring_.capacity());
   // relaxed: written with the token held only
   if (limit != control_.limit.load(std::memory_order_relaxed) ||
-      credit_.consumed != control_.consumed.load(std::memory_order_relaxed))
-    grant(control_, credit_.consumed, limit);
+      credit_.consumed != control_.consumed.load(std::memory_order_relaxed)) {
+    if (grant(control_, credit_.consumed, limit)) bell_->ring();
+  }
 }
 
 /// A sender waits for room, everything it sent is consumed, and still there is not enough.

@@ -29,7 +29,9 @@ namespace penstock::inline v1 {
 
 class Publisher final : public EngineHandler, public std::enable_shared_from_this<Publisher> {
  public:
-  Publisher(LinkEnd end, const RingMemory& memory, std::uint64_t window);
+  /// `bell`: rung for senders that wait without a thread.
+  Publisher(LinkEnd end, const RingMemory& memory, std::uint64_t window,
+            std::shared_ptr<Bell> bell);
   ~Publisher() override;
 
   /// `failed` is called once, with the reason, by whoever finds the link dead. Throws SetupError.
@@ -95,6 +97,7 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   const CreditLine& credit_line_;
   const RingView ring_;
   RingControl& control_;
+  const std::shared_ptr<Bell> bell_;
   const Prover prover_;
   const LinkLimits limits_;
   const std::uint64_t window_;                      // the largest

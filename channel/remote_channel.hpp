@@ -63,6 +63,9 @@ class ReceivedFrom {
   RecvStatus status_ = RecvStatus::empty;
 };
 
+template <class T>
+struct RemoteReserveStep;
+
 /// Room for one message in the channel's own memory, to be made in place. Dropped without commit()
 /// it is given back. Not thread-safe; must not outlive its Sender.
 template <class T>
@@ -95,9 +98,40 @@ requires(codec::plain<T>()) class Room<T, remote> {
 
  private:
   friend class Sender<T, remote>;
+  friend struct RemoteReserveStep<T>;
   explicit Room(Reservation room) noexcept : room_(std::move(room)) {}
   Reservation room_;
   bool made_ = false;
+};
+
+/// One try of send_async().
+template <class T>
+struct RemoteSendStep {
+  using Result = SendStatus;
+  const T& value;
+  [[nodiscard]] bool operator()(Sender<T, remote>& sender, Result& out) const {
+    if (ThreadShare::used_up()) return false;
+    out = sender.try_send(value);
+    ThreadShare::use();
+    return out != SendStatus::full;
+  }
+  [[nodiscard]] static WaitList& list(Sender<T, remote>& sender) { return *sender.wait_list(); }
+  [[nodiscard]] static bool more(Sender<T, remote>& sender) { return sender.more(); }
+  static void cancelled(Result& out) { out = SendStatus::cancelled; }
+  [[nodiscard]] static Result closed() { return SendStatus::closed; }
+};
+
+/// One try of reserve_async().
+template <class T>
+struct RemoteReserveStep {
+  using Result = Room<T, remote>;
+  [[nodiscard]] bool operator()(Sender<T, remote>& sender, Result& out) const {
+    return v1::ReserveStep{sizeof(T)}(sender.bytes_, out.room_);
+  }
+  [[nodiscard]] static WaitList& list(Sender<T, remote>& sender) { return *sender.wait_list(); }
+  [[nodiscard]] static bool more(Sender<T, remote>& sender) { return sender.more(); }
+  static void cancelled(Result& out) { v1::ReserveStep::cancelled(out.room_); }
+  [[nodiscard]] static Result closed() { return {}; }
 };
 
 /// Sends messages, in order, to one receiver.
@@ -148,6 +182,22 @@ class Sender<T, remote> {
     return Room<T, remote>(bytes_.reserve_for(sizeof(T), timeout));
   }
 
+  /// For co_await, an event loop and select: as v1::Sender's. `value` must live until it is sent.
+  Await<Sender, RemoteSendStep<T>> send_async(const T& value, std::stop_token stop = {}) {
+    return {bytes_ ? this : nullptr, executor_, std::move(stop), {value}};
+  }
+  Await<Sender, RemoteReserveStep<T>> reserve_async(std::stop_token stop = {}) requires(
+      codec::plain<T>()) {
+    return {bytes_ ? this : nullptr, executor_, std::move(stop), {}};
+  }
+  void run_on(Executor executor) {
+    executor_ = executor ? std::make_shared<const Executor>(std::move(executor)) : nullptr;
+  }
+  [[nodiscard]] int event_fd() { return bytes_.event_fd(); }
+  [[nodiscard]] bool arm(const T& value) { return bytes_.arm(Codec<T>::size(value)); }
+  [[nodiscard]] WaitList* wait_list() const { return bytes_.wait_list(); }
+  bool more() noexcept { return bytes_.more(); }
+
   /// As v1::Sender's.
   FlushStatus flush(Duration timeout = kForever) noexcept { return bytes_.flush(timeout); }
   FlushStatus close(Duration timeout = kForever) noexcept { return bytes_.close(timeout); }
@@ -174,6 +224,7 @@ class Sender<T, remote> {
 
  private:
   friend class WeakSender<T, remote>;
+  friend struct RemoteReserveStep<T>;
   template <class U>
   friend Sender<U, remote> connect(std::string_view, const ConnectOptions&);
   explicit Sender(v1::Sender bytes) noexcept : bytes_(std::move(bytes)) {}
@@ -210,6 +261,7 @@ class Sender<T, remote> {
   }
 
   v1::Sender bytes_;
+  std::shared_ptr<const Executor> executor_;
 };
 
 /// One try of recv_async().

@@ -60,14 +60,21 @@ void Reservation::commit() noexcept {
 Sender::Sender(std::shared_ptr<Outlet> outlet, Tally* tally) noexcept
     : outlet_(std::move(outlet)), tally_(tally) {}
 
+Sender::Sender() noexcept = default;
+
 Sender::Sender(Sender&& other) noexcept
-    : outlet_(std::move(other.outlet_)), tally_(std::exchange(other.tally_, nullptr)) {}
+    : outlet_(std::move(other.outlet_)),
+      tally_(std::exchange(other.tally_, nullptr)),
+      executor_(std::move(other.executor_)),
+      event_(std::move(other.event_)) {}
 
 Sender& Sender::operator=(Sender&& other) noexcept {
   if (this != &other) {
     release();
     outlet_ = std::move(other.outlet_);
     tally_ = std::exchange(other.tally_, nullptr);
+    executor_ = std::move(other.executor_);
+    event_ = std::move(other.event_);
   }
   return *this;
 }
@@ -75,6 +82,7 @@ Sender& Sender::operator=(Sender&& other) noexcept {
 Sender::~Sender() { release(); }
 
 void Sender::release() noexcept {
+  if (const auto event = std::move(event_)) outlet_->disarm(*event);
   if (const auto outlet = std::move(outlet_)) outlet->leave(std::exchange(tally_, nullptr));
 }
 
@@ -149,6 +157,39 @@ Reservation Sender::try_reserve(std::size_t size) noexcept {
 Reservation Sender::reserve_for(std::size_t size, Duration timeout) noexcept {
   return reserve_until(size, timeout);
 }
+
+bool SendStep::operator()(Sender& sender, SendStatus& out) const noexcept {
+  if (v2::ThreadShare::used_up()) return false;
+  out = sender.try_send(message);
+  v2::ThreadShare::use();
+  return out != SendStatus::full;
+}
+
+v2::WaitList& SendStep::list(Sender& sender) { return *sender.wait_list(); }
+
+bool ReserveStep::operator()(Sender& sender, Reservation& out) const noexcept {
+  if (v2::ThreadShare::used_up()) return false;
+  out = sender.try_reserve(size);
+  v2::ThreadShare::use();
+  return out.status() != SendStatus::full;
+}
+
+void Sender::run_on(v2::Executor executor) {
+  executor_ = executor ? std::make_shared<const v2::Executor>(std::move(executor)) : nullptr;
+}
+
+v2::WaitList* Sender::wait_list() const { return outlet_ ? &outlet_->writable() : nullptr; }
+
+int Sender::event_fd() {
+  if (!outlet_) return -1;
+  if (!event_) {
+    (void)outlet_->writable();
+    event_ = std::make_unique<v2::WaitingFd>();
+  }
+  return event_->get();
+}
+
+bool Sender::arm(std::size_t size) noexcept { return event_ && outlet_->arm(*event_, size); }
 
 FlushStatus Sender::flush(Duration timeout) noexcept {
   return outlet_ ? outlet_->flush(timeout) : FlushStatus::closed;

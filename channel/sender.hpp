@@ -6,18 +6,25 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <stop_token>
 #include <string_view>
 #include <utility>
 
+#include "penstock/channel/await.hpp"
 #include "penstock/channel/options.hpp"
 #include "penstock/channel/stats.hpp"
 #include "penstock/channel/status.hpp"
 #include "penstock/transport/line.hpp"
 #include "penstock/transport/message_type.hpp"
 
+namespace penstock::v2 {
+class WaitingFd;
+}
+
 namespace penstock::inline v1 {
 
 class Outlet;
+class Sender;
 class WeakSender;
 struct Records;
 struct Tally;
@@ -49,6 +56,7 @@ class Reservation {
 
  private:
   friend class Sender;
+  friend struct ReserveStep;
   void swap(Reservation& other) noexcept {
     std::swap(outlet_, other.outlet_);
     std::swap(tally_, other.tally_);
@@ -66,6 +74,28 @@ class Reservation {
   SendStatus status_ = SendStatus::closed;
 };
 
+/// One try of send_async().
+struct SendStep {
+  using Result = SendStatus;
+  std::span<const std::byte> message;
+  [[nodiscard]] bool operator()(Sender& sender, SendStatus& out) const noexcept;
+  [[nodiscard]] static v2::WaitList& list(Sender& sender);
+  [[nodiscard]] static bool more(const Sender& /*sender*/) noexcept { return false; }
+  static void cancelled(SendStatus& out) noexcept { out = SendStatus::cancelled; }
+  [[nodiscard]] static SendStatus closed() noexcept { return SendStatus::closed; }
+};
+
+/// One try of reserve_async().
+struct ReserveStep {
+  using Result = Reservation;
+  std::size_t size;
+  [[nodiscard]] bool operator()(Sender& sender, Reservation& out) const noexcept;
+  [[nodiscard]] static v2::WaitList& list(Sender& sender) { return SendStep::list(sender); }
+  [[nodiscard]] static bool more(const Sender& /*sender*/) noexcept { return false; }
+  static void cancelled(Reservation& out) noexcept { out.status_ = SendStatus::cancelled; }
+  [[nodiscard]] static Reservation closed() noexcept { return {}; }
+};
+
 /// Sends messages, in order, to one receiver.
 ///
 /// Thread-safety: one thread at a time per Sender; give each thread a clone(). Sending allocates
@@ -74,7 +104,7 @@ class Reservation {
 /// thread (the receiver's message, where one function holds both ends), costs it nothing.
 class alignas(kLine) Sender {
  public:
-  Sender() = default;
+  Sender() noexcept;
   Sender(Sender&&) noexcept;
   Sender& operator=(Sender&&) noexcept;
   Sender(const Sender&) = delete;
@@ -105,6 +135,41 @@ class alignas(kLine) Sender {
   [[nodiscard]] Reservation reserve(std::size_t size) noexcept;
   [[nodiscard]] Reservation try_reserve(std::size_t size) noexcept;
   [[nodiscard]] Reservation reserve_for(std::size_t size, Duration timeout) noexcept;
+
+  /// For co_await at once: `co_await tx.send_async(message)`. Suspends the coroutine until there is
+  /// room; it is resumed on the executor, or by the engine's thread, which it must not keep: no
+  /// waiting there, no long work. `cancelled` once a stop was requested, and then nothing was sent.
+  /// A suspended coroutine may be destroyed, on the thread where it would be resumed. While it is
+  /// suspended the sender must stay where it is, unused, and `message` as it is. Throws SetupError
+  /// where no engine can be started.
+  v2::Await<Sender, SendStep> send_async(std::span<const std::byte> message,
+                                         std::stop_token stop = {}) {
+    return {outlet_ ? this : nullptr, executor_, std::move(stop), {message}};
+  }
+  /// As send_async(), for room.
+  v2::Await<Sender, ReserveStep> reserve_async(std::size_t size, std::stop_token stop = {}) {
+    return {outlet_ ? this : nullptr, executor_, std::move(stop), {size}};
+  }
+  /// Where this sender's coroutines run from now on; empty: on the engine's thread.
+  void run_on(v2::Executor executor);
+
+  /// For an event loop: a descriptor to poll for reading, of this clone, made by the first call. It
+  /// is neither read nor closed by the application. -1 where there is no channel. Throws
+  /// SetupError.
+  ///
+  /// It becomes readable only after arm() has said true. Then, and when arm() says false, try to
+  /// send, and where that says `full` arm() again: so no wake-up is lost. It may be readable for no
+  /// reason.
+  [[nodiscard]] int event_fd();
+  /// True: there is no room for a message of `size` bytes, and event_fd() becomes readable when
+  /// there is more. False: try to send; or event_fd() was never called. Does not wait.
+  [[nodiscard]] bool arm(std::size_t size) noexcept;
+
+  /// Where it waits for room (select.hpp); null where it has no channel. All who wait there are
+  /// woken for any room. Throws SetupError where no engine can be started.
+  [[nodiscard]] v2::WaitList* wait_list() const;
+  /// For one who waited there and goes on: nobody else need be woken.
+  [[nodiscard]] static bool more() noexcept { return false; }
 
   /// Waits until the receiver has consumed everything that this channel's senders sent before.
   FlushStatus flush(Duration timeout = kForever) noexcept;
@@ -138,6 +203,8 @@ class alignas(kLine) Sender {
 
   std::shared_ptr<Outlet> outlet_;
   Tally* tally_ = nullptr;  // this clone's own counters, owned by the outlet
+  std::shared_ptr<const v2::Executor> executor_;
+  std::unique_ptr<v2::WaitingFd> event_;
 };
 
 /// A sender that does not keep its channel open.

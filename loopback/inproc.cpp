@@ -164,6 +164,7 @@ class Inproc final : public Transport {
     outlet.ring = ring;
     outlet.window = geometry.window;
     outlet.peer = outlet.path = "inproc";
+    outlet.bell = std::make_shared<Bell>();
     Fd wake(::fcntl(sink->wake_fd(), F_DUPFD_CLOEXEC, 0));
     if (!wake) throw_errno(uri.text() + ": duplicating the receiver's eventfd", errno);
     InletParts inlet;
@@ -171,6 +172,7 @@ class Inproc final : public Transport {
     inlet.window = geometry.window;
     inlet.flow = settings.flow;
     inlet.peer = inlet.path = "inproc";
+    inlet.bell = outlet.bell;
     if (!sink->add(std::move(inlet)))
       throw SetupError(Errc::unreachable, uri.text() + ": the receiver closed at this moment");
     outlet.receiver_wake_fd = wake.release();

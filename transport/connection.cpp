@@ -57,6 +57,8 @@ void Connection::stop() noexcept {
 
 void Connection::say_go() noexcept { send(encode_empty(FrameType::go)); }
 
+void Connection::say_room() noexcept { send(encode_empty(FrameType::room)); }
+
 void Connection::say_goodbye(FrameType type, Cursor cursor) noexcept {
   send(encode_goodbye(type, cursor));
 }
@@ -127,6 +129,7 @@ bool Connection::take_frames(ConnectionObserver& observer) {
   while (const auto frame = reader_.next()) {
     switch (frame->type) {
       case FrameType::ping: break;
+      case FrameType::room: observer.on_room(); break;
       case FrameType::bye:
       case FrameType::closed: {
         const Cursor cursor = decode_goodbye(frame->body);

@@ -29,6 +29,8 @@ class ConnectionObserver {
   /// The peer is gone: its end was closed without a good-bye, it broke the protocol, or it was
   /// silent for the whole liveness deadline. The last call.
   virtual void on_lost(const std::string& why) noexcept = 0;
+  /// The receiver has credit for a sender that had asked to be told so.
+  virtual void on_room() noexcept {}
   /// The peer has been silent for a quarter of the deadline, or is back.
   virtual void on_stalled(bool stalled) noexcept = 0;
 };
@@ -52,6 +54,9 @@ class Connection final : public EngineHandler, public std::enable_shared_from_th
   /// Says bye or closed, with its cursor. Never blocks: where the socket's buffer is full the peer
   /// will see a lost connection instead.
   void say_goodbye(FrameType type, Cursor cursor) noexcept;
+  /// Tells a sender that there is room. Never blocks: where the socket's buffer is full it is full
+  /// of what tells the same, not read yet.
+  void say_room() noexcept;
   /// The path beside this connection has failed. A peer that closes says so here and then takes its
   /// end of the path down, so its good-bye is given a moment before it counts as lost.
   void suspect(const std::string& why) noexcept;

@@ -7,7 +7,8 @@
 //     ready  ───────────────────────▶        the sender's end of the path
 //            ◀───────────────────────  go (or reject)        publish from now on
 //   then, either way: ping; bye (the sender has closed, with its last cursor); closed (the receiver
-//   has closed or received everything, with the cursor up to which it consumed)
+//   has closed or received everything, with the cursor up to which it consumed); room (there is
+//   credit for a sender that waits without a thread)
 #pragma once
 
 #include <array>
@@ -26,8 +27,10 @@
 namespace penstock::inline v1 {
 
 inline constexpr std::uint16_t kWireVersion = 1;
-/// Feature bits that this version knows; none yet. A peer that requires others is refused.
-inline constexpr std::uint64_t kKnownFeatures = 0;
+/// Feature bit: a receiver of a shared ring sends `room` where the sender asks for it.
+inline constexpr std::uint64_t kRoomFrames = 1U << 0U;
+/// Feature bits that this version knows. A peer that requires others is refused.
+inline constexpr std::uint64_t kKnownFeatures = kRoomFrames;
 
 enum class FrameType : std::uint16_t {
   hello = 1,
@@ -38,6 +41,7 @@ enum class FrameType : std::uint16_t {
   ping = 6,
   bye = 7,
   closed = 8,
+  room = 9,
 };
 
 /// In front of every message on a control connection, 12 bytes.

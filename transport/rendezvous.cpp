@@ -603,6 +603,7 @@ void Handshake::greet(StreamListener& listener) {
   ends_ = ends_of(socket_.get(), hello_.process);
   admission_ = listener.traits_.admit();
   Welcome welcome;
+  welcome.features = hello_.features_offered & kKnownFeatures;
   welcome.session = hello_.session;
   welcome.incarnation = hello_.incarnation;
   welcome.path = listener.traits_.scheme;
@@ -620,6 +621,7 @@ void Handshake::admit(StreamListener& listener, const Frame& frame) {
   auto parts = admission_->complete(decode_ready(frame.body));
   Engine::get().unwatch(socket_.get());
   parts.peer = ends_.peer;
+  parts.room_frames = (hello_.features_offered & kRoomFrames) != 0;
   parts.connection = std::make_shared<Connection>(
       std::move(socket_),
       Connection::Timing{listener.traits_.liveness, liveness_of(hello_.liveness_ns)},
@@ -812,6 +814,7 @@ OutletParts approach_at(const Endpoint& endpoint, const Uri& uri, const OutletSe
   if (::getrandom(hello.session.data(), hello.session.size(), 0) !=
       static_cast<ssize_t>(hello.session.size()))
     throw_errno("rendezvous: drawing a session id with getrandom", errno);
+  hello.features_offered = kKnownFeatures;
   hello.channel = uri.name;
   hello.paths = {uri.scheme};
   hello.page_size = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
@@ -831,6 +834,7 @@ OutletParts approach_at(const Endpoint& endpoint, const Uri& uri, const OutletSe
     auto parts = approach.complete();
     parts.window = welcome.window;
     parts.peer = ends.peer;
+    parts.room_frames = (welcome.features & kRoomFrames) != 0;
     parts.connection = std::make_shared<Connection>(
         stream.take_socket(),
         Connection::Timing{settings.liveness, liveness_of(welcome.liveness_ns)},

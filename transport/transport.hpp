@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "penstock/transport/bell.hpp"
 #include "penstock/transport/link.hpp"
 #include "penstock/transport/message_type.hpp"
 #include "penstock/transport/record.hpp"
@@ -22,7 +23,11 @@ enum SenderWait : std::uint32_t {
   kSenderWaits = 1U << 0U,    ///< wants room soon, a batch of it; looks by itself
   kSenderSleeps = 1U << 1U,   ///< wants any there is, and is to be woken
   kSenderFlushes = 1U << 2U,  ///< waits for consumption, not for room
+  /// Likewise, without a thread: its process is to be told.
+  kSenderRests = 1U << 3U,
 };
+/// Whoever set one of these wants any credit there is.
+inline constexpr std::uint32_t kSenderWantsAny = kSenderSleeps | kSenderRests;
 
 /// A sender that waits and looks by itself gets credit when this part of the window was consumed.
 inline constexpr std::uint64_t kBatchPart = 16;
@@ -85,6 +90,8 @@ struct OutletParts {
   int receiver_wake_fd =
       -1;  ///< local paths: an eventfd to write when receiver_armed was set; owned
   std::shared_ptr<Connection> connection;  ///< null within one process
+  std::shared_ptr<Bell> bell;              ///< within one process: rung for kSenderRests
+  bool room_frames = false;                ///< the receiver says `room` for kSenderRests
   std::uint64_t window = 0;                ///< bytes granted at the start
   std::string peer;
   std::string path;
@@ -101,6 +108,8 @@ struct InletParts {
   RingMemory ring;
   LinkEnd remote;
   std::shared_ptr<Connection> connection;
+  std::shared_ptr<Bell> bell;  ///< within one process: to ring for kSenderRests
+  bool room_frames = false;    ///< the sender knows `room`
   std::uint64_t window = 0;
   FlowSettings flow{};
   std::string peer;

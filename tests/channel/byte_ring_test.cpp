@@ -40,7 +40,7 @@ class Ring {
       if ((out.flags & (kPadding | kTombstone)) == 0) return seen;
     }
   }
-  void grant_all() { grant(control_, granted_ = head_, head_ + window_); }
+  void grant_all() { (void)grant(control_, granted_ = head_, head_ + window_); }
   [[nodiscard]] Cursor head() const { return head_; }
 
  private:

@@ -22,10 +22,15 @@ class Task {
       return Task(std::coroutine_handle<promise_type>::from_promise(*this));
     }
     std::suspend_never initial_suspend() noexcept { return {}; }
-    std::suspend_always final_suspend() noexcept {
-      done.store(true, std::memory_order_release);
-      return {};
-    }
+    /// Says that it is done once nothing touches the frame any more.
+    struct Final {
+      [[nodiscard]] bool await_ready() noexcept { return false; }
+      void await_suspend(std::coroutine_handle<promise_type> coroutine) noexcept {
+        coroutine.promise().done.store(true, std::memory_order_release);
+      }
+      void await_resume() noexcept {}
+    };
+    Final final_suspend() noexcept { return {}; }
     void return_void() noexcept {}
     void unhandled_exception() noexcept { std::terminate(); }
     std::atomic<bool> done{false};

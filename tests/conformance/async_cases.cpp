@@ -3,6 +3,7 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <random>
 #include <stop_token>
@@ -349,6 +350,278 @@ const AddCase sender_killed{"a_waiting_coroutine_hears_of_a_killed_sender",
                               side.die_when_told();
                             },
                             Case::apart, Case::Victim::sender};
+
+// ── Room ─────────────────────────────────────────────────────────────────────────────────────────
+
+// Sizes of which two do not fit the smallest ring, and small ones between them.
+std::size_t size_of(std::uint64_t number) {
+  return number % 8 == 7 ? number % 100 : 1'000 + number * 40 % 1'000;
+}
+
+/// Receives patterns 0, 1, … of size_of().
+void receive_patterns(Side& side, std::uint64_t count) {
+  Receiver receiver = side.bind("capacity=4KiB&spin=0");
+  std::mt19937 random(21);
+  std::uint64_t next = 0;
+  EXPECT_EQ(drain(receiver,
+                  [&](const Message& message) {
+                    EXPECT_EQ(message.data().size(), size_of(next));
+                    EXPECT_TRUE(has_pattern(next, message.data()));
+                    if (next++ % 64 == 0) side.note("got message " + std::to_string(next));
+                    if (random() % 4 == 0) dither(random);
+                  }),
+            RecvStatus::closed);
+  EXPECT_EQ(next, count);
+}
+
+Task send_patterns(Sender& sender, std::uint64_t count) {
+  for (std::uint64_t i = 0; i < count; ++i) {
+    const auto message = pattern(i, size_of(i));
+    EXPECT_EQ(co_await sender.send_async(message), SendStatus::sent);
+  }
+}
+
+Task reserve_patterns(Sender& sender, std::uint64_t count) {
+  for (std::uint64_t i = 0; i < count; ++i) {
+    auto room = co_await sender.reserve_async(size_of(i));
+    EXPECT_EQ(room.status(), SendStatus::sent);
+    fill_pattern(i, room.data());
+    room.commit();
+  }
+}
+
+Task send_one(Sender& sender, std::span<const std::byte> message, SendStatus& status,
+              std::stop_token stop = {}) {
+  status = co_await sender.send_async(message, std::move(stop));
+}
+
+const AddCase room_awaited{"resumes_a_coroutine_for_room",
+                           [](Side& side) { receive_patterns(side, side.scaled(3'000)); },
+                           [](Side& side) {
+                             Sender sender = side.connect("spin=0");
+                             const auto task = send_patterns(sender, side.scaled(3'000));
+                             wait_until([&] { return task.done(); });
+                           }};
+
+const AddCase room_reserved{"resumes_a_coroutine_for_room_to_fill_in_place",
+                            [](Side& side) { receive_patterns(side, side.scaled(3'000)); },
+                            [](Side& side) {
+                              Sender sender = side.connect();
+                              Loop loop;
+                              sender.run_on(loop.executor());
+                              const auto task = reserve_patterns(sender, side.scaled(3'000));
+                              run_until(loop, [&] { return task.done(); });
+                            }};
+
+const AddCase room_event{"loses_no_wake_up_to_an_event_loop_that_waits_for_room",
+                         [](Side& side) { receive_patterns(side, side.scaled(3'000)); },
+                         [](Side& side) {
+                           Sender sender = side.connect();
+                           EXPECT_FALSE(sender.arm(1)) << "without a descriptor";
+                           const int fd = sender.event_fd();
+                           EXPECT_FALSE(sender.arm(1)) << "there is room";
+                           EXPECT_FALSE(sender.arm(1U << 20U)) << "it is too large";
+                           for (std::uint64_t i = 0; i < side.scaled(3'000); ++i) {
+                             const auto message = pattern(i, size_of(i));
+                             auto status = SendStatus::full;
+                             while ((status = sender.try_send(message)) == SendStatus::full)
+                               if (sender.arm(message.size())) sleep_on(fd);
+                             ASSERT_EQ(status, SendStatus::sent);
+                           }
+                         }};
+
+const AddCase room_cancelled{"sends_that_are_cancelled_at_random_send_once_or_not_at_all",
+                             [](Side& side) { receive_patterns(side, side.scaled(2'000)); },
+                             [](Side& side) {
+                               Sender sender = side.connect();
+                               Loop loop;
+                               sender.run_on(loop.executor());
+                               std::mt19937 random(22);
+                               for (std::uint64_t next = 0; next < side.scaled(2'000);) {
+                                 const auto message = pattern(next, size_of(next));
+                                 std::stop_source stop;
+                                 auto status = SendStatus::full;
+                                 auto task = send_one(sender, message, status, stop.get_token());
+                                 for (auto rounds = random() % 4; rounds != 0; --rounds) loop.run();
+                                 if (random() % 2 == 0) {
+                                   std::jthread stopper;
+                                   if (random() % 4 == 0) {
+                                     stopper = std::jthread([&] { stop.request_stop(); });
+                                   } else {
+                                     stop.request_stop();
+                                   }
+                                   run_until(loop, [&] { return task.done(); });
+                                 }
+                                 task = Task();  // destroyed where it is, if it waits
+                                 loop.run();
+                                 if (status == SendStatus::sent) ++next;
+                               }
+                             }};
+
+const AddCase room_for_little{
+    "one_who_waits_for_little_room_is_not_held_up_by_one_who_waits_for_much",
+    [](Side& side) {
+      Receiver receiver = side.bind("capacity=4KiB");
+      side.meet("waits");
+      // Room for the small one only.
+      EXPECT_EQ(receiver.recv().data().size(), 496U);
+      (void)side.get("sent the small one");
+      std::uint64_t left = 0;
+      EXPECT_EQ(drain(receiver, [&](const Message&) { ++left; }), RecvStatus::closed);
+      EXPECT_EQ(left, 9U);
+    },
+    [](Side& side) {
+      Sender first = side.connect();
+      EXPECT_EQ(fill_up(first, pattern(1, 496)), 8U);
+      Sender second = first.clone();
+      Sender third = first.clone();
+      const auto large = pattern(2, 1'500);
+      const auto small = pattern(3, 100);
+      auto large_status = SendStatus::full;
+      auto small_status = SendStatus::full;
+      const auto large_task = send_one(first, large, large_status);
+      const auto small_task = send_one(second, small, small_status);
+      (void)third.event_fd();
+      EXPECT_TRUE(third.arm(200));
+      side.meet("waits");
+      wait_until([&] { return small_task.done(); });
+      EXPECT_EQ(small_status, SendStatus::sent);
+      sleep_on(third.event_fd());
+      side.put("sent the small one");
+      wait_until([&] { return large_task.done(); });
+      EXPECT_EQ(large_status, SendStatus::sent);
+    }};
+
+const AddCase sender_hears_the_end{
+    "a_coroutine_that_waits_for_room_hears_that_the_channel_closes",
+    [](Side& side) {
+      Receiver receiver = side.bind("capacity=4KiB");
+      Receiver other = side.bind("capacity=4KiB", "other");
+      side.meet("waits");
+      receiver.close();
+      side.meet("closed");
+      // The good-bye needs no room.
+      for (std::uint64_t left = 8; left != 0; --left) EXPECT_TRUE(other.recv());
+      EXPECT_EQ(other.recv().status(), RecvStatus::closed);
+    },
+    [](Side& side) {
+      const auto wait_for_room = [](Sender& sender, SendStatus& status) {
+        static const auto message = pattern(1, 480);
+        EXPECT_EQ(fill_up(sender, message), 8U);
+        return send_one(sender, message, status);
+      };
+      Sender sender = side.connect();
+      Sender other = side.connect({}, "other");
+      Sender closer = other.clone();
+      auto status = SendStatus::full;
+      auto status_other = SendStatus::full;
+      const auto task = wait_for_room(sender, status);
+      const auto task_other = wait_for_room(other, status_other);
+      side.meet("waits");
+      wait_until([&] { return task.done(); });
+      EXPECT_EQ(status, SendStatus::closed);
+      EXPECT_FALSE(task_other.done());
+      EXPECT_EQ(closer.close(std::chrono::milliseconds(1)), FlushStatus::timed_out);
+      wait_until([&] { return task_other.done(); });
+      EXPECT_EQ(status_other, SendStatus::closed);
+      side.meet("closed");
+      Sender none;
+      EXPECT_FALSE(none.arm(1));
+      EXPECT_EQ(none.event_fd(), -1);
+      EXPECT_EQ(none.wait_list(), nullptr);
+      EXPECT_TRUE(send_one(none, {}, status).done());
+      EXPECT_EQ(status, SendStatus::closed);
+    }};
+
+const AddCase receiver_killed{"a_coroutine_that_waits_for_room_hears_that_its_receiver_was_killed",
+                              [](Side& side) {
+                                Receiver receiver = side.bind("capacity=4KiB");
+                                side.die_when_told();
+                              },
+                              [](Side& side) {
+                                Sender sender = side.connect();
+                                const auto message = pattern(1, 1'000);
+                                (void)fill_up(sender, message);
+                                auto status = SendStatus::full;
+                                const auto task = send_one(sender, message, status);
+                                side.tell_to_die();
+                                wait_until([&] { return task.done(); });
+                                EXPECT_EQ(status, SendStatus::peer_lost);
+                              },
+                              Case::apart, Case::Victim::receiver};
+
+// ── Select ───────────────────────────────────────────────────────────────────────────────────────
+
+const AddCase selects{
+    "selects_over_receivers_and_a_sender_and_a_channel_between_threads",
+    [](Side& side) {
+      const std::uint64_t count = side.scaled(1'000);
+      Receiver odd = side.bind("capacity=4KiB", "odd");
+      Receiver even = side.bind("capacity=4KiB", "even");
+      Sender answers = side.connect({}, "answers");
+      // What is to be answered is thought over by a thread.
+      auto [question, asked] = v2::channel<std::uint64_t, v2::spsc>(8);
+      auto [thought, answer] = v2::channel<std::uint64_t, v2::spsc>(8);
+      std::jthread thinker([asked = std::move(asked), thought = std::move(thought)]() mutable {
+        while (const auto number = asked.recv()) EXPECT_EQ(thought.send(*number), SendStatus::sent);
+      });
+      std::uint64_t open = 2;
+      std::uint64_t under_way = 0;
+      std::vector<std::uint64_t> ready;
+      std::uint64_t sent = 0;
+      std::array<bool, 2> ended{};
+      const auto take = [&](Message message, bool& end) {
+        if (!message) {
+          EXPECT_EQ(message.status(), RecvStatus::closed);
+          end = true;
+          --open;
+          return;
+        }
+        ++under_way;
+        EXPECT_EQ(question.send(Numbered::from(message).number), SendStatus::sent);
+      };
+      while (open != 0 || under_way != 0 || !ready.empty()) {
+        const Numbered next{2, ready.empty() ? 0 : ready.back()};
+        auto from_odd = v2::on_recv(odd, [&](Message m) { take(std::move(m), ended[0]); });
+        auto from_even = v2::on_recv(even, [&](Message m) { take(std::move(m), ended[1]); });
+        auto from_thinker = v2::on_recv(answer, [&](auto number) {
+          --under_way;
+          ready.push_back(*number);
+        });
+        auto to_sender = v2::on_send(answers, next.bytes(), [&](SendStatus status) {
+          EXPECT_EQ(status, SendStatus::sent);
+          ready.pop_back();
+          ++sent;
+        });
+        std::vector<v2::SelectCase*> all{&from_thinker};
+        // So that the thinker never waits for this thread while this one waits for it.
+        if (!ended[0] && under_way < 8) all.push_back(&from_odd);
+        if (!ended[1] && under_way < 8) all.push_back(&from_even);
+        if (!ready.empty()) all.push_back(&to_sender);
+        EXPECT_TRUE(v2::select_until(TimePoint::max(), all));
+      }
+      EXPECT_EQ(sent, 2 * count);
+      question.close();
+    },
+    [](Side& side) {
+      const std::uint64_t count = side.scaled(1'000);
+      Receiver answers = side.bind("capacity=4KiB", "answers");
+      std::vector<std::jthread> threads;
+      for (const std::uint64_t first : {0U, 1U})
+        threads.emplace_back([&side, first, count,
+                              sender = side.connect({}, first == 0 ? "even" : "odd")]() mutable {
+          std::mt19937 random(static_cast<std::uint32_t>(first));
+          for (std::uint64_t i = 0; i < count; ++i) {
+            EXPECT_EQ(sender.send(Numbered{first, 2 * i + first}.bytes()), SendStatus::sent);
+            dither(random);
+          }
+          sender = Sender();
+        });
+      Tally tally(2 * count);
+      EXPECT_EQ(drain(answers, [&](const Message& message) { tally.add(message); }),
+                RecvStatus::closed);
+      EXPECT_EQ(tally.count(1), 2 * count);
+    }};
 
 }  // namespace
 }  // namespace penstock::test

@@ -1238,7 +1238,7 @@ TEST(FalseReceiverTest, welcomes_that_make_no_sense) {
     return receiver.answer(welcome);
   };
   EXPECT_EQ(with([](Welcome& w) { w.version = 2; }), Errc::version_mismatch);
-  EXPECT_EQ(with([](Welcome& w) { w.features = 1; }), Errc::feature_mismatch);
+  EXPECT_EQ(with([](Welcome& w) { w.features = 1U << 5U; }), Errc::feature_mismatch);
   EXPECT_EQ(with([](Welcome& w) { w.path = "torn"; }), Errc::handshake_failed);
   for (const std::uint64_t capacity : {std::uint64_t{0}, kCapacity - 1, kCapacity / 2,
                                        2 * kMaxCapacity, std::uint64_t{1} << 63U}) {

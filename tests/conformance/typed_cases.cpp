@@ -413,6 +413,45 @@ const AddCase awaited{"typed_messages_can_be_awaited_and_selected",
                           EXPECT_EQ(sender.send(order(i)), SendStatus::sent);
                       }};
 
+Task send_orders(v2::Sender<Order, remote>& sender, std::uint64_t count) {
+  for (std::uint64_t i = 0; i < count; i += 2) {
+    EXPECT_EQ(co_await sender.send_async(order(i)), SendStatus::sent);
+    auto room = co_await sender.reserve_async();
+    EXPECT_TRUE(room);
+    room.emplace(order(i + 1));
+    room.commit();
+  }
+}
+
+const AddCase awaited_room{"room_for_typed_messages_can_be_awaited_and_selected",
+                           [](Side& side) {
+                             auto receiver = bind_typed<Order>(side, "capacity=4KiB");
+                             side.meet("full");
+                             auto got = receiver.recv();
+                             while (got->id == 7) got = receiver.recv();
+                             for (std::uint64_t i = 0; i < 2'000; ++i) {
+                               ASSERT_EQ(*got, order(i));
+                               got = receiver.recv();
+                             }
+                             EXPECT_EQ(got->id, 9U);
+                           },
+                           [](Side& side) {
+                             auto sender = connect_typed<Order>(side);
+                             while (sender.try_send(order(7)) == SendStatus::sent) {
+                             }
+                             side.meet("full");
+                             Loop loop;
+                             sender.run_on(loop.executor());
+                             const auto task = send_orders(sender, 2'000);
+                             while (!task.done())
+                               if (loop.run() == 0) std::this_thread::yield();
+                             bool sent = false;
+                             v2::select(v2::on_send(sender, order(9), [&](SendStatus status) {
+                               sent = status == SendStatus::sent;
+                             }));
+                             EXPECT_TRUE(sent);
+                           }};
+
 const AddCase any{"any_end_stands_for_each_kind",
                   [](Side& side) {
                     v2::AnyReceiver<Order> receiver = bind_typed<Order>(side);

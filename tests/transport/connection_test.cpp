@@ -38,6 +38,12 @@ class Observer final : public ConnectionObserver {
     const std::lock_guard lock(mutex_);
     EXPECT_FALSE(stopped_) << "told after stop()";
   }
+  void on_room() noexcept override {
+    ++rooms;
+    rooms.notify_all();
+  }
+
+  std::atomic<int> rooms = 0;
 
   /// The connection's stop() has returned.
   void stopped() {
@@ -146,6 +152,20 @@ TEST(Connection, one_call_reads_no_more_than_its_share) {
   hold->release.notify_all();
   pair.say(encode_goodbye(FrameType::bye, 1));
   EXPECT_EQ(pair.observer->wait_goodbye(), 1U);
+  pair.connection->stop();
+}
+
+TEST(Connection, tells_of_room_and_never_blocks_on_it) {
+  Pair pair;
+  pair.connection->start(pair.observer);
+  pair.say(encode_empty(FrameType::room));
+  pair.observer->rooms.wait(0);
+  // To a peer that does not read.
+  for (int i = 0; i < 10'000; ++i) pair.connection->say_room();
+  std::array<std::byte, kEmptySize> frame{};
+  ASSERT_EQ(::recv(pair.peer.get(), frame.data(), frame.size(), MSG_WAITALL),
+            static_cast<ssize_t>(frame.size()));
+  EXPECT_EQ(frame, encode_empty(FrameType::room)) << "what came first is still to be read";
   pair.connection->stop();
 }
 

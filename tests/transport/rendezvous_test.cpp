@@ -161,6 +161,14 @@ class Sink final : public InletSink {
     EXPECT_TRUE(changed_.wait_for(lock, std::chrono::milliseconds(kWatchdogMs),
                                   [&] { return refused_ >= count; }));
   }
+  /// The last one.
+  [[nodiscard]] std::optional<InletParts> take() {
+    const std::lock_guard lock(mutex_);
+    if (parts_.empty()) return std::nullopt;
+    std::optional<InletParts> last(std::move(parts_.back()));
+    parts_.pop_back();
+    return last;
+  }
   [[nodiscard]] int added() {
     const std::lock_guard lock(mutex_);
     return added_;
@@ -242,6 +250,24 @@ TEST_F(ListenerTest, lets_a_sender_in) {
   listen();
   join();
   EXPECT_EQ(sink_->added(), 1);
+}
+
+TEST_F(ListenerTest, uses_the_features_that_both_know) {
+  listen();
+  for (const std::uint64_t offered : {std::uint64_t{0}, ~std::uint64_t{0}}) {
+    Peer peer(endpoint_);
+    auto hello = hello_to(endpoint_);
+    hello.features_offered = offered;
+    peer.say(encode(hello));
+    const auto welcome = peer.hear();
+    ASSERT_TRUE(welcome && welcome->type == FrameType::welcome);
+    EXPECT_EQ(decode_welcome(welcome->body).features, offered & kKnownFeatures);
+    peer.say(encode(Ready{}));
+    EXPECT_EQ(peer.hear_type(), FrameType::go);
+    const auto parts = sink_->take();
+    ASSERT_TRUE(parts);
+    EXPECT_EQ(parts->room_frames, offered != 0);
+  }
 }
 
 TEST_F(ListenerTest, random_bytes_are_turned_away) {
