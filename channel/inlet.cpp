@@ -47,6 +47,7 @@ Inlet::Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink, bool 
       link_(std::move(parts.remote.link)),
       granted_window_(flow_ ? flow_->window() : window_),
       limit_(window_),
+      reported_limit_(window_),
       answered_limit_(window_) {
   if (link_) {
     tail_line_ = reinterpret_cast<const TailLine*>(parts.remote.region);
@@ -326,7 +327,8 @@ void Inlet::report(bool always) noexcept {
   const auto owed = head_ - reported_;
   if (blocked_ && (opened_ || answer_due(always))) {
     report_remote(static_cast<std::uint32_t>(Immediate::credit));
-  } else if (owed != 0 && (always || owed >= granted_window_ / kLazyPart)) {
+  } else if ((owed != 0 || limit_ > reported_limit_) &&
+             (always || owed >= granted_window_ / kLazyPart)) {
     report_remote(std::nullopt);
   }
 }
@@ -376,6 +378,7 @@ void Inlet::report_remote(std::optional<std::uint32_t> immediate) noexcept {
   ++cookie_;
   ++credit_writes_;
   reported_ = head_;
+  reported_limit_ = limit_;
   if (told_armed_at_ != armed_at_) {
     told_armed_at_ = armed_at_;
     armed_cookie_ = cookie_;
@@ -498,11 +501,10 @@ void Inlet::note_held_back() noexcept {
 void Inlet::open_for_question() noexcept {
   const auto held_back = std::exchange(held_back_, 0);
   const bool starved = held_back != 0 && next_ >= held_back && next_ <= held_back + kMaxHot;
-  if (limit_ == head_ + window_) return;
-  // Otherwise what it waits for may be on its way; what was consumed is the answer.
+  // Where there is room, what was consumed is the answer.
   if (!starved && head_ > known_ && limit_ >= next_ + granted_window_ / 2) return;
-  open_window();
-  opened_ = true;
+  if (limit_ < head_ + window_) open_window();
+  opened_ = limit_ > answered_limit_;
 }
 
 void Inlet::found_nothing() noexcept {
@@ -513,7 +515,7 @@ void Inlet::found_nothing() noexcept {
     const auto held_back = std::exchange(held_back_, 0);
     if (next_ < held_back || next_ > held_back + kMaxHot || limit_ == head_ + window_) return;
     open_window();  // it had its answer, but that took too long
-    return report_remote(std::nullopt);
+    return report(true);
   }
   // relaxed: one who says so later has looked at an empty ring, or is seen before the sleep
   const bool waits = (control_.senders_waiting.load(std::memory_order_relaxed) & kSenderWaits) != 0;

@@ -173,6 +173,7 @@ class Inlet final : public ConnectionObserver,
   Cursor reported_ = 0;           // ... and the sender was told
   std::uint64_t granted_window_;  // the window now
   Cursor limit_;                  // granted up to here
+  Cursor reported_limit_;         // ... and the sender was told (remote)
   Cursor tail_ = 0;               // remote: everything before it has landed
   std::uint64_t first_view_ = 0;  // oldest held
   std::uint64_t next_view_ = 0;
@@ -200,9 +201,9 @@ class Inlet final : public ConnectionObserver,
   bool blocked_ = false;             // the sender waits for credit
   Cursor known_ = 0;                 // consumption that the waiting sender knows of
   std::uint64_t credit_writes_ = 0;
-  Cursor answered_ = 0;        // the consumption that the last answer told
-  Cursor answered_limit_ = 0;  // ... and its limit
-  std::uint32_t untold_ = 0;   // mode immediate: taken since the sender was told of it
+  Cursor answered_ = 0;       // the consumption that the last answer told
+  Cursor answered_limit_;     // ... and its limit
+  std::uint32_t untold_ = 0;  // mode immediate: taken since the sender was told of it
 
   // A living window.
   Cursor sampled_ = 0;    // consumption at the last sample

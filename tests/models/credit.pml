@@ -6,6 +6,10 @@
 // immediates while the application sleeps or is busy. The sender posts RECORDS records, of every
 // combination of sizes up to the whole window, then flushes: it waits until all is consumed.
 //
+// LIVING: the window moves. With every credit line the receiver grants any window from one byte to
+// the whole ring, but a limit once granted stays. A record larger than the window passes because a
+// question that finds the ring empty opens it.
+//
 // What must hold: every run ends with everything consumed and known to the sender (no invalid end
 // state, no cycle); a record never lands on bytes that are not free; no more than RECEIVES immediates
 // wait in either receive queue. Each #ifdef takes one part of the protocol away or changes it;
@@ -24,11 +28,12 @@
 
 #define PIPE 12     // writes on their way in one direction; never reached
 #define NOBODY 255    // no question waits for its answer
+#define LARGER(a, b) ((a) > (b) -> (a) : (b))
 
 mtype = { record, blocked, credit, credit_immediate };
 
 chan to_receiver = [PIPE] of { mtype, byte };
-chan to_sender = [PIPE] of { mtype, byte };
+chan to_sender = [PIPE] of { mtype, byte, byte };  // consumed, limit
 
 // The receiver's memory: the sizes of the records in its ring.
 chan ring = [WINDOW] of { byte };
@@ -42,9 +47,13 @@ byte consumed;
 byte credited;             // the last value of `consumed` written to the sender
 byte asked_from = NOBODY;  // the credit that the blocked sender had seen when it asked last
 byte answered;             // the last value of `consumed` that went with an immediate
+byte limit = WINDOW;           // granted
+byte answered_limit = WINDOW;  // the last that went with an immediate
+bool again;                    // nothing has come since the window was opened
 
 // The sender's memory and its completion queue.
 byte credit_line;
+byte limit_line = WINDOW;
 bool line_torn;
 byte answers;  // immediates that hold an entry of its receive queue
 bool queue_armed;
@@ -60,6 +69,7 @@ end:
       to_receiver ? kind, value ->
       if
       :: kind == record ->
+        again = false;
         ring_bytes = ring_bytes + value;
         assert(ring_bytes <= WINDOW);
         ring ! value
@@ -74,14 +84,15 @@ end:
 
 active proctype BackwardPath() {
   mtype kind;
-  byte value;
+  byte value, upto;
   xr to_sender;
 end:
   do
-  :: to_sender ? kind, value ->
+  :: to_sender ? kind, value, upto ->
     line_torn = true;
     atomic {
       credit_line = value;
+      limit_line = upto;
       line_torn = false
     }
     if
@@ -105,7 +116,7 @@ inline read_credit_line() {
   atomic {
     if
     :: line_torn
-    :: else -> seen = credit_line
+    :: else -> seen = credit_line; seen_limit = limit_line
     fi
   }
 #else
@@ -114,7 +125,8 @@ inline read_credit_line() {
 #ifdef ASK_AFTER_ANY_CREDIT
     asking = asking && credit_line == seen;
 #endif
-    seen = credit_line
+    seen = credit_line;
+    seen_limit = limit_line
   }
 #endif
 }
@@ -132,7 +144,12 @@ inline poll_answers() {
   }
 }
 
-#define FITS (posted + need <= seen + WINDOW)
+#define FITS (flushing -> seen == posted : posted + need <= seen_limit)
+#ifdef ASK_ONLY_OF_CONSUMPTION
+#define MAY_ASK (seen < posted)
+#else
+#define MAY_ASK true
+#endif
 
 // Waits until `need` bytes of the window are free.
 inline wait_for_credit() {
@@ -150,7 +167,7 @@ inline wait_for_credit() {
 #ifdef ASK_AGAIN
     :: true ->
 #else
-    :: !asking ->
+    :: !asking && MAY_ASK ->
 #endif
       atomic { asking = true; to_receiver ! blocked, seen }
     :: else
@@ -172,7 +189,7 @@ inline wait_for_credit() {
     fi;
     if
 #ifndef NO_QUESTION
-    :: !asking  // answered before it slept, but not with enough
+    :: !asking && MAY_ASK  // answered before it slept, but not with enough
 #endif
     :: event -> event = false  // sleeps until then
     fi
@@ -182,7 +199,9 @@ inline wait_for_credit() {
 
 active proctype Sender() {
   byte records, need, posted, seen;
+  byte seen_limit = WINDOW;
   bool asking;  // a question of this sender is not answered yet
+  bool flushing;
   xs to_receiver;
   do
   :: records < RECORDS ->
@@ -195,7 +214,7 @@ active proctype Sender() {
     }
   :: else -> break
   od;
-  need = WINDOW;  // flush: all of the window is free again
+  flushing = true;  // waits for consumption, not for room
   wait_for_credit();
   assert(seen == posted)
 }
@@ -207,28 +226,62 @@ active proctype Sender() {
 #else
 #define NEWS (consumed != asked_from)
 #endif
-#define ANSWER_DUE (asked_from != NOBODY && NEWS)
+#ifdef LIVING
+#define DRY (len(ring) == 0)
+// While the window shrinks, consumption alone is no answer. The sender that asks has seen the last
+// answer, or its question says that it has not.
+#define USEFUL (asked_from < answered || limit > answered_limit || DRY)
+#else
+#define USEFUL true
+#endif
+#define ANSWER_DUE (asked_from != NOBODY && ((NEWS && USEFUL) || opened))
+
+// The window moves; nothing that was granted is taken back.
+inline move_window() {
+#ifdef LIVING
+  select(window : 1 .. WINDOW);
+  limit = LARGER(limit, consumed + window);
+  window = 0;
+#ifndef NO_OPENING
+  // A question, and nothing in the ring: a larger window, and where nothing has come since that was
+  // done last, all of it.
+  if
+  :: asked_from != NOBODY && DRY && !NEWS && limit < consumed + WINDOW ->
+    limit = (again -> consumed + WINDOW : limit + 1);
+    again = true
+  :: else
+  fi;
+  opened = (asked_from != NOBODY && DRY && limit > answered_limit)
+#endif
+#else
+  limit = consumed + WINDOW
+#endif
+}
 
 // One credit write, with an immediate if it answers the sender's question; not at all unless there
 // is an answer to give or `due` holds. Whoever calls holds the progress token.
 inline return_credit(due) {
   atomic {
+    move_window();
     if
     :: ANSWER_DUE ->
       asked_from = NOBODY;
       answered = consumed;
+      answered_limit = limit;
       credited = consumed;
-      to_sender ! credit_immediate, credited
+      to_sender ! credit_immediate, credited, limit
     :: !ANSWER_DUE && (due) ->
       credited = consumed;
-      to_sender ! credit, credited
+      to_sender ! credit, credited, limit
     :: else
-    fi
+    fi;
+    opened = false
   }
 }
 
 active proctype ReceiverApplication() {
-  byte size;
+  byte size, window;
+  bool opened;
   do
   :: ring ? size ->
     atomic { ring_bytes = ring_bytes - size; consumed = consumed + size }
@@ -236,6 +289,8 @@ active proctype ReceiverApplication() {
   :: empty(ring) ->
 #ifndef NO_FLUSH_BEFORE_SLEEP
     return_credit(consumed != credited);
+#elif defined(LIVING)
+    return_credit(false);  // looks whether the window is to be opened
 #endif
 end:
     nempty(ring)  // sleeps
@@ -246,13 +301,13 @@ end:
 // `consumed` and then looks whether there is a question. In this order one of the two sees the
 // other's store.
 active proctype ReceiverEngine() {
-  byte from;
-  bool news;
+  byte from, window;
+  bool news, opened;
 end:
   do
   :: atomic { questions > 0 -> questions--; from = question }
 #ifdef NO_NOTE
-    atomic { credited = consumed; to_sender ! credit_immediate, credited }
+    atomic { credited = consumed; to_sender ! credit_immediate, credited, consumed + WINDOW }
 #elif defined(NOTE_AFTER_LOOK)
     news = (consumed != from);
     asked_from = from;
