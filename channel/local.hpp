@@ -130,7 +130,7 @@ class Local {
   template <class Take>
   [[nodiscard]] RecvStatus try_recv(Take&& take) {
     if (const auto refused = refusal_to_receive(); refused != RecvStatus::received) return refused;
-    if (ring_.pop(take)) {
+    if (ring_.pop(take)) [[likely]] {
       if (writable_.awaited()) writable_.wake(1);
       return RecvStatus::received;
     }
@@ -139,6 +139,9 @@ class Local {
 
   template <class Take>
   [[nodiscard]] RecvStatus recv(TimePoint deadline, Take&& take) {
+    const auto status = try_recv(take);
+    if (status != RecvStatus::empty) [[likely]]
+      return status;
     return await_message(deadline, [&] { return try_recv(take); });
   }
 
@@ -153,7 +156,8 @@ class Local {
       if (some != 0 && writable_.awaited()) writable_.wake(some);
       return taken == count;
     };
-    if (take()) return RecvStatus::received;
+    if (take()) [[likely]]
+      return RecvStatus::received;
     const auto status = empty_or_closed(take);
     return status == RecvStatus::empty && taken != 0 ? RecvStatus::received : status;
   }
@@ -162,7 +166,9 @@ class Local {
   template <class Out>
   [[nodiscard]] RecvStatus recv_many(TimePoint deadline, std::size_t count, Out& out,
                                      std::size_t& taken) {
-    if (count == 0) return RecvStatus::received;
+    const auto status = try_recv_many(count, out, taken);
+    if (status != RecvStatus::empty) [[likely]]
+      return status;
     return await_message(deadline, [&] { return try_recv_many(count, out, taken); });
   }
 
@@ -275,7 +281,7 @@ class Local {
 
   /// `take` says whether it got all that was wanted.
   template <class Take>
-  [[nodiscard]] RecvStatus empty_or_closed(Take&& take) {
+  [[nodiscard, gnu::noinline]] RecvStatus empty_or_closed(Take&& take) {
     // Looked at on a line of its own: the tail's is the producers'.
     if ((ends_.load(std::memory_order_acquire) & kSendingEnded) == 0)  // SYNC ends
       return RecvStatus::empty;
@@ -311,8 +317,9 @@ class Local {
     return attempt(Credit::any);
   }
 
+  // What waits is not inlined, so that what does not, is.
   template <class Attempt>
-  [[nodiscard]] SendStatus await_room(TimePoint deadline, Attempt&& attempt) {
+  [[nodiscard, gnu::noinline]] SendStatus await_room(TimePoint deadline, Attempt&& attempt) {
     send_stalls_.fetch_add(1, std::memory_order_relaxed);
     return await(
         writable_, send_parks_, SendStatus::full, deadline,
@@ -324,8 +331,7 @@ class Local {
   }
 
   template <class Attempt>
-  [[nodiscard]] RecvStatus await_message(TimePoint deadline, Attempt&& attempt) {
-    if (const auto status = attempt(); status != RecvStatus::empty) return status;
+  [[nodiscard, gnu::noinline]] RecvStatus await_message(TimePoint deadline, Attempt&& attempt) {
     const auto head = ring_.head();
     if (spin_ > Duration::zero()) look_away(head - waited_at_.load(std::memory_order_relaxed));
     waited_at_.store(head, std::memory_order_relaxed);

@@ -9,7 +9,6 @@
 #include <compare>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <iterator>
 #include <memory>
 #include <optional>
@@ -454,7 +453,7 @@ class alignas(kLine) Sender : public LocalEnd<T, kTopology> {
         const auto some = std::min<std::size_t>(end - made_, local_.adjacent(made_));
         T* place = local_.place(made_);
         if constexpr (IteratorOverBytes<Element, T>) {
-          std::memcpy(static_cast<void*>(place), std::to_address(element), some * sizeof(T));
+          copy_values<SlotRing<T, kTopology>::kEach>(place, std::to_address(element), some);
           element += static_cast<std::iter_difference_t<Element>>(some);
           made_ += some;
         } else {

@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <iterator>
 #include <memory>
 #include <type_traits>
@@ -104,6 +106,23 @@ class RingEnds {
 template <class It, class T>
 concept IteratorOverBytes = std::contiguous_iterator<It> && std::is_trivially_copyable_v<T> &&
     std::same_as<std::iter_value_t<It>, T>;
+
+/// Copies values as bytes; `count` is `kMost` or, seldom, less. kMost 0: any number.
+template <std::size_t kMost, class T>
+void copy_values(T* to, const T* from, std::size_t count) noexcept {
+  if constexpr (kMost == 0) {
+    std::memcpy(static_cast<void*>(to), from, count * sizeof(T));
+  } else if (count == kMost) {  // without a call
+    std::memcpy(static_cast<void*>(to), from, kMost * sizeof(T));
+  } else {
+    for (std::size_t bit = std::bit_floor(kMost); bit != 0; bit /= 2) {
+      if ((count & bit) == 0) continue;
+      std::memcpy(static_cast<void*>(to), from, bit * sizeof(T));
+      to += bit;
+      from += bit;
+    }
+  }
+}
 
 /// Claims a place in `ring` and makes a value there. When the constructor throws, the place is
 /// given back.

@@ -49,15 +49,22 @@ class StampedPlaces {
         groups_(std::make_unique<Group[]>(mask_ + 1)) {}
 
   [[nodiscard]] T* value(std::uint64_t position) const noexcept {
-    auto& bytes = group(position).bytes;
-    return std::launder(reinterpret_cast<T*>(bytes + position % kEach * sizeof(T)));
+    return groups_[position / kEach & mask_].value(position % kEach);
   }
-  [[nodiscard]] std::atomic<std::uint64_t>& stamp(std::uint64_t position) const noexcept {
-    return group(position).stamp;
+  [[nodiscard]] std::atomic<std::uint64_t>& stamp_of(const T* value) const noexcept {
+    return group_of(value).stamp;
   }
-  /// How many values from `position` on lie one behind the other.
-  [[nodiscard]] std::size_t adjacent(std::uint64_t position) const noexcept {
-    return kEach - static_cast<std::size_t>(position % kEach);
+  /// How many values from this one on lie one behind the other.
+  [[nodiscard]] std::size_t adjacent(const T* value) const noexcept {
+    return static_cast<std::size_t>(group_of(value).value(kEach) - value);
+  }
+  /// The value that comes `count` after this one, at most `adjacent`.
+  [[nodiscard]] T* after(T* value, std::size_t count = 1) const noexcept {
+    auto& group = group_of(value);
+    value += count;
+    if (value != group.value(kEach)) return value;
+    auto* next = &group + 1;
+    return (next == &groups_[mask_] + 1 ? &groups_[0] : next)->value(0);
   }
 
  private:
@@ -66,9 +73,19 @@ class StampedPlaces {
   struct alignas(kAlign) Group {
     std::atomic<std::uint64_t> stamp{0};
     alignas(T) std::byte bytes[kEach * sizeof(T)];  // NOLINT(modernize-avoid-c-arrays)
+    [[nodiscard]] T* value(std::size_t index) noexcept {
+      return std::launder(reinterpret_cast<T*>(bytes)) + index;
+    }
   };
-  [[nodiscard]] Group& group(std::uint64_t position) const noexcept {
-    return groups_[position / kEach & mask_];
+  [[nodiscard]] static Group& group_of(const T* value) noexcept {
+    auto at = reinterpret_cast<std::uintptr_t>(value);
+    if constexpr (kEach == 1) {
+      at -= offsetof(Group, bytes);
+    } else {
+      static_assert(sizeof(Group) == kLine);
+      at &= ~std::uintptr_t{kLine - 1};
+    }
+    return *reinterpret_cast<Group*>(at);  // NOLINT(performance-no-int-to-ptr)
   }
   const std::size_t mask_;
   const std::unique_ptr<Group[]> groups_;  // NOLINT(modernize-avoid-c-arrays)
@@ -83,14 +100,15 @@ class StampedPlaces<T, 0> {
         stamps_(std::make_unique<std::atomic<std::uint64_t>[]>(capacity)),
         values_(std::make_unique<Bytes[]>(capacity)) {}
 
-  [[nodiscard]] T* value(std::uint64_t position) const noexcept {
-    return std::launder(reinterpret_cast<T*>(values_[position & mask_].bytes));
+  [[nodiscard]] T* value(std::uint64_t position) const noexcept { return at(position & mask_); }
+  [[nodiscard]] std::atomic<std::uint64_t>& stamp_of(const T* value) const noexcept {
+    return stamps_[index_of(value)];
   }
-  [[nodiscard]] std::atomic<std::uint64_t>& stamp(std::uint64_t position) const noexcept {
-    return stamps_[position & mask_];
+  [[nodiscard]] std::size_t adjacent(const T* value) const noexcept {
+    return mask_ + 1 - index_of(value);
   }
-  [[nodiscard]] std::size_t adjacent(std::uint64_t position) const noexcept {
-    return mask_ + 1 - static_cast<std::size_t>(position & mask_);
+  [[nodiscard]] T* after(T* value, std::size_t count = 1) const noexcept {
+    return at((index_of(value) + count) & mask_);
   }
 
  private:
@@ -99,6 +117,12 @@ class StampedPlaces<T, 0> {
   struct alignas(kAlign) Bytes {
     std::byte bytes[sizeof(T)];  // NOLINT(modernize-avoid-c-arrays)
   };
+  [[nodiscard]] T* at(std::size_t index) const noexcept {
+    return std::launder(reinterpret_cast<T*>(values_[index].bytes));
+  }
+  [[nodiscard]] std::size_t index_of(const T* value) const noexcept {
+    return static_cast<std::size_t>(reinterpret_cast<const Bytes*>(value) - values_.get());
+  }
   const std::size_t mask_;
   // NOLINTBEGIN(modernize-avoid-c-arrays)
   const std::unique_ptr<std::atomic<std::uint64_t>[]> stamps_;
@@ -118,6 +142,11 @@ class RunRing : public RingEnds<kProducers> {
   static_assert(std::is_nothrow_destructible_v<T>);
 
  public:
+  /// At most so many places lie one behind the other; 0: any number. With several producers each
+  /// has a stamp of its own.
+  static constexpr std::size_t kEach =
+      kProducers ? std::min<std::size_t>(kValuesPerLine<T>, 1) : kValuesPerLine<T>;
+
   /// `capacity`: a power of two. Throws std::bad_alloc.
   explicit RunRing(std::size_t capacity)
       : Ends(capacity),
@@ -126,7 +155,9 @@ class RunRing : public RingEnds<kProducers> {
         marks_(kProducers ? nullptr : std::make_unique<std::atomic<std::uint8_t>[]>(capacity)),
         seen_limit_(capacity),
         fast_until_(capacity),
-        limit_(capacity) {}
+        next_(places_.value(0)),
+        limit_(capacity),
+        at_(places_.value(0)) {}
   RunRing(const RunRing&) = delete;
   RunRing& operator=(const RunRing&) = delete;
   RunRing(RunRing&&) = delete;
@@ -146,6 +177,7 @@ class RunRing : public RingEnds<kProducers> {
         if (open_.load(std::memory_order_relaxed) == kNone)
           open_.store(first, std::memory_order_relaxed);
         fast_until_ = 0;
+        next_ = places_.value(first + count);
       }
     }
     return result;
@@ -155,7 +187,7 @@ class RunRing : public RingEnds<kProducers> {
   [[nodiscard]] T* place(std::uint64_t position) noexcept { return places_.value(position); }
   /// How many places from `position` on lie one behind the other.
   [[nodiscard]] std::size_t adjacent(std::uint64_t position) const noexcept {
-    return places_.adjacent(position);
+    return places_.adjacent(places_.value(position));
   }
 
   /// Publishes places of one claim that follow each other, values made. At least one.
@@ -166,12 +198,13 @@ class RunRing : public RingEnds<kProducers> {
       open_.store(kNone, std::memory_order_relaxed);
       fast_until_ = seen_limit_.load(std::memory_order_relaxed);
     }
-    stamp(first, first + count);
+    stamp(places_.value(first), first + count);
   }
   /// Gives claimed places that follow each other back: the consumer passes over them.
   void abandon(std::uint64_t first, std::size_t count = 1) noexcept {
     if constexpr (kProducers) {
-      places_.stamp(first).store((first + count) << 1U | kGiven, std::memory_order_release);
+      places_.stamp_of(places_.value(first))
+          .store((first + count) << 1U | kGiven, std::memory_order_release);
     } else {
       given_.store(std::max(given_.load(std::memory_order_relaxed), first + count),
                    std::memory_order_relaxed);
@@ -187,13 +220,17 @@ class RunRing : public RingEnds<kProducers> {
       // No code of T's own, which might send into this ring, runs between claim and publication.
       const std::uint64_t tail = tail_.load(std::memory_order_relaxed);
       if (tail < fast_until_) [[likely]] {
-        std::construct_at(places_.value(tail), std::forward<Args>(args)...);
+        T* const place = next_;
+        next_ = places_.after(place);
+        std::construct_at(place, std::forward<Args>(args)...);
         tail_.store(tail + 1, std::memory_order_relaxed);
-        stamp(tail, tail + 1);
+        stamp(place, tail + 1);
         return ClaimResult::claimed;
       }
+      return push_slowly(credit, std::forward<Args>(args)...);
+    } else {
+      return claim_and_make<T>(*this, credit, std::forward<Args>(args)...);
     }
-    return claim_and_make<T>(*this, credit, std::forward<Args>(args)...);
   }
 
   // ── The consumer ─────────────────────────────────────────────────────────────────────────────
@@ -204,10 +241,14 @@ class RunRing : public RingEnds<kProducers> {
   [[nodiscard]] bool pop(Take&& take) noexcept(noexcept(take(std::declval<T&&>()))) {
     // relaxed: the consumer is the only writer of both
     std::uint64_t head = head_.load(std::memory_order_relaxed);
-    if (head == seen_.load(std::memory_order_relaxed) && !look(head)) return false;
-    T* value = places_.value(head);
+    if (!seen_clean(head)) [[unlikely]] {
+      head = look(head);
+      if (head == kNone) return false;
+    }
+    T* const value = at_;
     take(std::move(*value));
     std::destroy_at(value);
+    at_ = places_.after(value);
     pass(head + 1);
     return true;
   }
@@ -224,12 +265,13 @@ class RunRing : public RingEnds<kProducers> {
     const Taken taken{*this, head};
     std::size_t left = count;
     while (left != 0) {
-      const auto seen = seen_.load(std::memory_order_relaxed);
-      if (head == seen) {
-        if (!look(head)) break;
-        continue;
+      if (!seen_clean(head)) [[unlikely]] {
+        const auto next = look(head);
+        if (next == kNone) break;
+        head = next;
       }
-      const auto some = std::min({left, batch_, places_.adjacent(head), std::size_t{seen - head}});
+      const auto seen = seen_.load(std::memory_order_relaxed);
+      const auto some = std::min({left, batch_, places_.adjacent(at_), std::size_t{seen - head}});
       move_out(head, some, out);
       left -= some;
       if (head - granted_ >= batch_) pass(head);
@@ -259,7 +301,7 @@ class RunRing : public RingEnds<kProducers> {
     if constexpr (kProducers) {
       auto at = std::max(seen_.load(std::memory_order_relaxed), Ends::head());
       for (const auto end = Ends::tail(); at < end; ++at) {
-        const auto upto = places_.stamp(at).load(std::memory_order_relaxed) >> 1U;
+        const auto upto = places_.stamp_of(places_.value(at)).load(std::memory_order_relaxed) >> 1U;
         visit(upto > at);
         if (upto > at) at = upto - 1;
       }
@@ -282,9 +324,15 @@ class RunRing : public RingEnds<kProducers> {
   /// consumer has passed it, one that was published until those before it are.
   enum Mark : std::uint8_t { kNothing = 0, kDone, kGivenBack };
 
+  template <class... Args>
+  [[nodiscard, gnu::noinline]] ClaimResult push_slowly(Credit credit, Args&&... args) noexcept(
+      std::is_nothrow_constructible_v<T, Args...>) {
+    return claim_and_make<T>(*this, credit, std::forward<Args>(args)...);
+  }
+
   /// SYNC run-publish (producer): the values happen-before this store.
-  void stamp(std::uint64_t first, std::uint64_t end) noexcept {
-    places_.stamp(first).store(end << 1U, std::memory_order_release);
+  void stamp(T* first, std::uint64_t end) noexcept {
+    places_.stamp_of(first).store(end << 1U, std::memory_order_release);
   }
   [[nodiscard]] std::atomic<std::uint8_t>& mark(std::uint64_t position) const noexcept {
     return marks_[position & (capacity_ - 1)];
@@ -302,7 +350,7 @@ class RunRing : public RingEnds<kProducers> {
       const auto now = mark(at).load(std::memory_order_relaxed);
       if (now == kNothing) break;
       if (now == kDone) mark(at).store(kNothing, std::memory_order_relaxed);
-      stamp(at, at + 1);
+      stamp(places_.value(at), at + 1);
     }
     open_.store(at == end ? kNone : at, std::memory_order_relaxed);
     if (at == end) fast_until_ = seen_limit_.load(std::memory_order_relaxed);
@@ -324,41 +372,46 @@ class RunRing : public RingEnds<kProducers> {
     return room <= 0 ? 0 : std::min(count, static_cast<std::size_t>(room));
   }
 
-  /// All seen was taken: is there more? Passes over what was given back.
-  [[nodiscard]] bool look(std::uint64_t& head) noexcept {
+  /// Is there a value at `head`? True unless in doubt.
+  [[nodiscard]] bool seen_clean(std::uint64_t head) noexcept {
+    if (head != seen_.load(std::memory_order_relaxed)) return true;
+    // SYNC run-publish (consumer)
+    const auto stamp = places_.stamp_of(at_).load(std::memory_order_acquire);
+    if (stamp >> 1U <= head) return false;
+    if (kProducers ? (stamp & kGiven) != 0 : head < given_.load(std::memory_order_relaxed))
+      return false;
+    seen_.store(stamp >> 1U, std::memory_order_relaxed);
+    return true;
+  }
+  /// All seen was taken, up to `head`. Passes over what was given back, to the next value: its
+  /// position, or kNone.
+  [[nodiscard, gnu::noinline]] std::uint64_t look(std::uint64_t head) noexcept {
     for (;;) {
       // SYNC run-publish (consumer)
-      const auto now = places_.stamp(head).load(std::memory_order_acquire);
-      const auto upto = now >> 1U;
+      const auto stamp = places_.stamp_of(at_).load(std::memory_order_acquire);
+      const auto upto = stamp >> 1U;
       if (upto <= head) {
         pass(head, 1);
-        return false;
+        return kNone;
       }
+      auto end = upto;
       if constexpr (kProducers) {
-        if ((now & kGiven) == 0) {
-          seen_.store(upto, std::memory_order_relaxed);
-          return true;
-        }
-        head = upto;
+        if ((stamp & kGiven) != 0) head = upto;
       } else {
         // relaxed: the stamp orders
-        if (head >= given_.load(std::memory_order_relaxed)) {
-          seen_.store(upto, std::memory_order_relaxed);
-          return true;
-        }
         const auto given_back = [&](std::uint64_t at) {
           return mark(at).load(std::memory_order_relaxed) == kGivenBack;
         };
-        if (!given_back(head)) {
-          auto end = head + 1;
-          while (end != upto && !given_back(end)) ++end;
-          seen_.store(end, std::memory_order_relaxed);
-          return true;
+        if (head < given_.load(std::memory_order_relaxed)) {
+          for (; head != upto && given_back(head); ++head)
+            mark(head).store(kNothing, std::memory_order_relaxed);
+          for (end = head; end != upto && !given_back(end);) ++end;
         }
-        mark(head++).store(kNothing, std::memory_order_relaxed);
       }
-      seen_.store(head, std::memory_order_relaxed);
+      seen_.store(end, std::memory_order_relaxed);
+      at_ = places_.value(head);
       pass(head);
+      if (head != end) return head;
     }
   }
 
@@ -375,26 +428,24 @@ class RunRing : public RingEnds<kProducers> {
   /// Moves `count` values that lie one behind the other, from `head` on.
   template <class Out>
   void move_out(std::uint64_t& head, std::size_t count, Out& out) {
-    T* value = places_.value(head);
     if constexpr (IteratorOverBytes<Out, T>) {
-      std::memcpy(std::to_address(out), value, count * sizeof(T));
+      copy_values<kEach>(std::to_address(out), at_, count);
       out += static_cast<std::iter_difference_t<Out>>(count);
+      at_ = places_.after(at_, count);
       head += count;
     } else {
-      for (const auto end = head + count; head != end; ++value) {
-        *out = std::move(*value);
+      for (const auto end = head + count; head != end; ++head) {
+        *out = std::move(*at_);
         ++out;
-        std::destroy_at(value);
-        ++head;
+        std::destroy_at(at_);
+        at_ = places_.after(at_);
       }
     }
   }
 
   // What is read by both begins a line: the end of head_'s would be used else.
   alignas(kLine) const std::size_t batch_;
-  const StampedPlaces<T,
-                      kProducers ? std::min<std::size_t>(kValuesPerLine<T>, 1) : kValuesPerLine<T>>
-      places_;
+  const StampedPlaces<T, kEach> places_;
   const std::unique_ptr<std::atomic<std::uint8_t>[]> marks_;  // NOLINT(modernize-avoid-c-arrays)
   /// One producer: one past the last place that was given back. Written before its stamp.
   std::atomic<std::uint64_t> given_{0};
@@ -406,12 +457,14 @@ class RunRing : public RingEnds<kProducers> {
   std::uint64_t fast_until_;
   /// One producer: the first place that was claimed and not published.
   std::atomic<std::uint64_t> open_{kNone};
+  T* next_;  // one producer: the place of the tail
   // Written by the consumer now and then, read by producers that run out.
   alignas(kLine) std::atomic<std::uint64_t> limit_;
   // Written by the consumer.
   alignas(kLine) std::atomic<std::uint64_t> seen_{
       0};                      // up to here values are there, one behind the other
   std::uint64_t granted_ = 0;  // the head when limit_ was written
+  T* at_;                      // the head's place
 };
 
 }  // namespace penstock::v2

@@ -45,6 +45,9 @@ class TurnRing : public RingEnds<kProducers> {
                 "the queue is gone by then: send std::unique_ptr<T>, or have one consumer");
 
  public:
+  /// At most so many places lie one behind the other; 0: any number.
+  static constexpr std::size_t kEach = 1;
+
   /// `capacity`: a power of two. Throws std::bad_alloc.
   explicit TurnRing(std::size_t capacity)
       : Ends(capacity), slots_(std::make_unique<Slot[]>(capacity)) {

@@ -24,8 +24,8 @@ inline void look_away(std::uint64_t messages) noexcept {
   for (const auto begin = cycles(); cycles() - begin < enough;) cpu_relax();
 }
 
-/// Looks for a given time, and now and then gives the CPU away: often where another thread wants it,
-/// which is perhaps the one that is waited for, seldom where none does.
+/// Looks for a given time, and now and then gives the CPU away: often where another thread wants
+/// it, which is perhaps the one that is waited for, seldom where none does.
 class Watch {
  public:
   Watch(Duration spin, TimePoint deadline) noexcept : spin_(spin), deadline_(deadline) {}
