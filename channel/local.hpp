@@ -15,6 +15,7 @@
 #include "penstock/channel/spin.hpp"
 #include "penstock/channel/status.hpp"
 #include "penstock/channel/wait_list.hpp"
+#include "penstock/channel/watch.hpp"
 #include "penstock/transport/clock.hpp"
 #include "penstock/transport/error.hpp"
 #include "penstock/transport/fork.hpp"
@@ -112,9 +113,14 @@ class Local {
     return status == SendStatus::full ? await_room(deadline, attempt) : status;
   }
   [[nodiscard]] T* place(std::uint64_t position) noexcept { return ring_.place(position); }
-  /// Publishes one claimed place, or gives it back. The receivers are to be told by told().
-  void publish(std::uint64_t position) noexcept { ring_.publish(position); }
-  void abandon(std::uint64_t position) noexcept { ring_.abandon(position); }
+  /// How many places from `position` on lie one behind the other.
+  [[nodiscard]] std::size_t adjacent(std::uint64_t position) const noexcept {
+    return ring_.adjacent(position);
+  }
+  /// Publishes claimed places that follow each other, or gives them back. The receivers are to be
+  /// told by told().
+  void publish(std::uint64_t first, std::size_t count = 1) noexcept { ring_.publish(first, count); }
+  void abandon(std::uint64_t first, std::size_t count = 1) noexcept { ring_.abandon(first, count); }
   void told(std::size_t count) noexcept {
     if (readable_.awaited()) readable_.wake(count);
   }
@@ -124,17 +130,46 @@ class Local {
   template <class Take>
   [[nodiscard]] RecvStatus try_recv(Take&& take) {
     if (const auto refused = refusal_to_receive(); refused != RecvStatus::received) return refused;
-    if (ring_.pop(take)) {
+    if (ring_.pop(take)) [[likely]] {
       if (writable_.awaited()) writable_.wake(1);
       return RecvStatus::received;
     }
-    return empty_or_closed(take);
+    return empty_or_closed([&] { return ring_.pop(take); });
   }
 
   template <class Take>
   [[nodiscard]] RecvStatus recv(TimePoint deadline, Take&& take) {
     const auto status = try_recv(take);
-    return status == RecvStatus::empty ? await_message(deadline, take) : status;
+    if (status != RecvStatus::empty) [[likely]]
+      return status;
+    return await_message(deadline, [&] { return try_recv(take); });
+  }
+
+  /// Moves up to `count` messages to `out`, as many as are there; `taken` is to be 0 before. What
+  /// is there is moved though the answer be `closed`.
+  template <class Out>
+  [[nodiscard]] RecvStatus try_recv_many(std::size_t count, Out& out, std::size_t& taken) {
+    if (const auto refused = refusal_to_receive(); refused != RecvStatus::received) return refused;
+    const auto take = [&] {
+      const auto some = ring_.pop_many(count - taken, out);
+      taken += some;
+      if (some != 0 && writable_.awaited()) writable_.wake(some);
+      return taken == count;
+    };
+    if (take()) [[likely]]
+      return RecvStatus::received;
+    const auto status = empty_or_closed(take);
+    return status == RecvStatus::empty && taken != 0 ? RecvStatus::received : status;
+  }
+
+  /// As try_recv_many(), but waits for the first one.
+  template <class Out>
+  [[nodiscard]] RecvStatus recv_many(TimePoint deadline, std::size_t count, Out& out,
+                                     std::size_t& taken) {
+    const auto status = try_recv_many(count, out, taken);
+    if (status != RecvStatus::empty) [[likely]]
+      return status;
+    return await_message(deadline, [&] { return try_recv_many(count, out, taken); });
   }
 
   // ── Ends ─────────────────────────────────────────────────────────────────────────────────────
@@ -244,13 +279,14 @@ class Local {
                                                                           : RecvStatus::received;
   }
 
+  /// `take` says whether it got all that was wanted.
   template <class Take>
-  [[nodiscard]] RecvStatus empty_or_closed(Take&& take) {
+  [[nodiscard, gnu::noinline]] RecvStatus empty_or_closed(Take&& take) {
     // Looked at on a line of its own: the tail's is the producers'.
     if ((ends_.load(std::memory_order_acquire) & kSendingEnded) == 0)  // SYNC ends
       return RecvStatus::empty;
     // What was sent before the end may have come after the first look.
-    if (ring_.pop(take)) return RecvStatus::received;
+    if (take()) return RecvStatus::received;
     return ring_.drained() ? RecvStatus::closed : RecvStatus::empty;
   }
 
@@ -260,12 +296,12 @@ class Local {
   template <class Status, class Attempt, class More>
   [[nodiscard]] Status await(WaitList& list, std::atomic<std::uint64_t>& parks, Status not_yet,
                              TimePoint deadline, Attempt&& attempt, More&& more) {
-    Spinner spinner(spin_, deadline);
+    Watch watch(spin_, deadline);
     int looks = 0;
     do {
       const auto status = attempt(++looks < kLooksForBatches ? Credit::granted : Credit::any);
       if (status != not_yet) return status;
-    } while (spinner.again());
+    } while (watch.again());
     while (Clock::now() < deadline) {
       WaitingThread thread;
       Queued place(list, thread);
@@ -281,8 +317,9 @@ class Local {
     return attempt(Credit::any);
   }
 
+  // What waits is not inlined, so that what does not, is.
   template <class Attempt>
-  [[nodiscard]] SendStatus await_room(TimePoint deadline, Attempt&& attempt) {
+  [[nodiscard, gnu::noinline]] SendStatus await_room(TimePoint deadline, Attempt&& attempt) {
     send_stalls_.fetch_add(1, std::memory_order_relaxed);
     return await(
         writable_, send_parks_, SendStatus::full, deadline,
@@ -293,10 +330,13 @@ class Local {
         [&] { return ring_.size() < ring_.capacity(); });
   }
 
-  template <class Take>
-  [[nodiscard]] RecvStatus await_message(TimePoint deadline, Take&& take) {
+  template <class Attempt>
+  [[nodiscard, gnu::noinline]] RecvStatus await_message(TimePoint deadline, Attempt&& attempt) {
+    const auto head = ring_.head();
+    if (spin_ > Duration::zero()) look_away(head - waited_at_.load(std::memory_order_relaxed));
+    waited_at_.store(head, std::memory_order_relaxed);
     return await(
-        readable_, recv_parks_, RecvStatus::empty, deadline, [&](Credit) { return try_recv(take); },
+        readable_, recv_parks_, RecvStatus::empty, deadline, [&](Credit) { return attempt(); },
         [&] { return ring_.size() != 0; });
   }
 
@@ -316,6 +356,8 @@ class Local {
   // Each read by the other side for every message, seldom written.
   alignas(kLine) WaitList readable_{barriers_};
   alignas(kLine) WaitList writable_{barriers_};
+  /// The head when a receiver last found nothing. relaxed: a hint
+  alignas(kLine) std::atomic<std::uint64_t> waited_at_{0};
   // relaxed: statistics
   alignas(kLine) std::atomic<std::uint64_t> send_stalls_{0};
   std::atomic<std::uint64_t> send_parks_{0};

@@ -5,6 +5,7 @@
 //   for (Order& order : rx) …                       // until every sender is gone
 #pragma once
 
+#include <algorithm>
 #include <compare>
 #include <cstddef>
 #include <cstdint>
@@ -409,44 +410,76 @@ class alignas(kLine) Sender : public LocalEnd<T, kTopology> {
       std::size_t count = left;
       batch.status = local_->claim(deadline, position, count);
       if (batch.status != SendStatus::sent) return batch;
-      Claimed claimed(*local_, position, count);
-      for (; claimed.left() != 0; ++element) {
-        if constexpr (std::is_lvalue_reference_v<Range> ||
-                      std::ranges::view<std::remove_cvref_t<Range>>) {
-          std::construct_at(claimed.place(), *element);
-        } else {
-          std::construct_at(claimed.place(), std::ranges::iter_move(element));
-        }
-        claimed.publish();
-        ++batch.count;
-        --left;
-      }
+      left -= count;
+      for (Claimed claimed(*local_, position, count, batch.count); claimed.left() != 0;)
+        claimed.template fill<!std::is_lvalue_reference_v<Range> &&
+                              !std::ranges::view<std::remove_cvref_t<Range>>>(element);
     }
     return batch;
   }
 
-  /// What is left of a claim when a constructor throws is given back.
+  /// Places of a batch. When a constructor throws, what was made is sent and the rest given back.
   class Claimed {
    public:
-    Claimed(Local<T, kTopology>& local, std::uint64_t position, std::size_t count) noexcept
-        : local_(local), position_(position), count_(count), end_(position + count) {}
+    /// `sent` is counted up.
+    Claimed(Local<T, kTopology>& local, std::uint64_t first, std::size_t count,
+            std::size_t& sent) noexcept
+        : local_(local),
+          first_(first),
+          made_(first),
+          end_(first + count),
+          count_(count),
+          sent_(sent) {}
     Claimed(const Claimed&) = delete;
     Claimed& operator=(const Claimed&) = delete;
     Claimed(Claimed&&) = delete;
     Claimed& operator=(Claimed&&) = delete;
     ~Claimed() {
-      while (position_ != end_) local_.abandon(position_++);
+      publish();
+      if (made_ != end_) local_.abandon(made_, end_ - made_);
       local_.told(count_);
     }
-    [[nodiscard]] std::uint64_t left() const noexcept { return end_ - position_; }
-    [[nodiscard]] T* place() const noexcept { return local_.place(position_); }
-    void publish() noexcept { local_.publish(position_++); }
+    [[nodiscard]] std::size_t left() const noexcept { return end_ - made_; }
+    /// Makes messages of the elements from `element` on, and sends them.
+    template <bool kMove, class Element>
+    void fill(Element& element) {
+      const auto end = made_ + std::min(left(), kRun);
+      while (made_ != end) {
+        const auto some = std::min<std::size_t>(end - made_, local_.adjacent(made_));
+        T* place = local_.place(made_);
+        if constexpr (IteratorOverBytes<Element, T>) {
+          copy_values<SlotRing<T, kTopology>::kEach>(place, std::to_address(element), some);
+          element += static_cast<std::iter_difference_t<Element>>(some);
+          made_ += some;
+        } else {
+          for (const auto stop = made_ + some; made_ != stop; ++made_, ++place, ++element) {
+            if constexpr (kMove) {
+              std::construct_at(place, std::ranges::iter_move(element));
+            } else {
+              std::construct_at(place, *element);
+            }
+          }
+        }
+      }
+      publish();
+    }
 
    private:
+    /// Of a long batch receivers get the first ones while the last ones are being made.
+    static constexpr std::size_t kRun = 64;
+    void publish() noexcept {
+      if (made_ == first_) return;
+      local_.publish(first_, made_ - first_);
+      sent_ += made_ - first_;
+      first_ = made_;
+    }
+
     Local<T, kTopology>& local_;
-    std::uint64_t position_;
-    const std::size_t count_;
+    std::uint64_t first_;  // the first one not sent
+    std::uint64_t made_;
     const std::uint64_t end_;
+    const std::size_t count_;
+    std::size_t& sent_;
   };
 
   void leave() noexcept {
@@ -577,16 +610,11 @@ class alignas(kLine) Receiver : public LocalEnd<T, kTopology> {
 
   template <class Out>
   Batch<RecvStatus> recv_batch(Out& out, std::size_t count, TimePoint deadline) {
-    Batch<RecvStatus> batch{0, local_ ? RecvStatus::received : RecvStatus::closed};
-    const auto take = [&](T&& value) {
-      *out = std::move(value);
-      ++out;
-    };
-    while (batch.count < count && batch.status == RecvStatus::received) {
-      batch.status = batch.count == 0 ? local_->recv(deadline, take) : local_->try_recv(take);
-      if (batch.status == RecvStatus::received) ++batch.count;
-    }
-    if (batch.count != 0 && batch.status == RecvStatus::empty) batch.status = RecvStatus::received;
+    Batch<RecvStatus> batch{0, RecvStatus::closed};
+    if (!local_) return batch;
+    batch.status = deadline == TimePoint::min()
+                       ? local_->try_recv_many(count, out, batch.count)
+                       : local_->recv_many(deadline, count, out, batch.count);
     return batch;
   }
 

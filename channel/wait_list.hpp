@@ -89,7 +89,8 @@ class WaitList {
   /// Somebody is there to be chosen. To be called after what they wait for was made available.
   [[nodiscard]] bool awaited() noexcept {
     // SYNC awaited (waker): what was made available is seen by a waiter that this does not see.
-    if (!barriers_) return waiting_.fetch_add(0, std::memory_order_seq_cst) != 0;
+    if (!barriers_) [[unlikely]]
+      return waiting_.fetch_add(0, std::memory_order_seq_cst) != 0;
     std::atomic_signal_fence(std::memory_order_seq_cst);  // for the compiler
     return waiting_.load(std::memory_order_relaxed) != 0;
   }

@@ -55,13 +55,13 @@ class Ring {
 };
 
 template <class Item>
-using Single = Ring<Item, false>;
+using CkSingle = Ring<Item, false>;
 template <class Item>
-using Several = Ring<Item, true>;
+using CkSeveral = Ring<Item, true>;
 
 [[maybe_unused]] const bool entered = [] {
-  contest::enter_all<Single>("ck_ring-spsc");
-  contest::enter_all<Several>("ck_ring-mpmc");
+  contest::enter_all<CkSingle>("ck_ring-spsc");
+  contest::enter_all<CkSeveral>("ck_ring-mpmc");
   return true;
 }();
 

@@ -46,22 +46,22 @@ class Channel {
 };
 
 template <class Item>
-using Spsc = Channel<Item, spsc, Waiting::adaptive>;
+using ChannelSpsc = Channel<Item, spsc, Waiting::adaptive>;
 template <class Item>
-using Mpsc = Channel<Item, mpsc, Waiting::adaptive>;
+using ChannelMpsc = Channel<Item, mpsc, Waiting::adaptive>;
 template <class Item>
-using Mpmc = Channel<Item, mpmc, Waiting::adaptive>;
+using ChannelMpmc = Channel<Item, mpmc, Waiting::adaptive>;
 template <class Item>
-using SpscBlock = Channel<Item, spsc, Waiting::block>;
+using ChannelSpscBlock = Channel<Item, spsc, Waiting::block>;
 template <class Item>
-using MpmcBlock = Channel<Item, mpmc, Waiting::block>;
+using ChannelMpmcBlock = Channel<Item, mpmc, Waiting::block>;
 
 [[maybe_unused]] const bool entered = [] {
-  contest::enter_all<Spsc>("penstock-spsc");
-  contest::enter_all<Mpsc>("penstock-mpsc");
-  contest::enter_all<Mpmc>("penstock-mpmc");
-  contest::enter_all<SpscBlock>("penstock-spsc-block", true);
-  contest::enter_all<MpmcBlock>("penstock-mpmc-block", true);
+  contest::enter_all<ChannelSpsc>("penstock-spsc");
+  contest::enter_all<ChannelMpsc>("penstock-mpsc");
+  contest::enter_all<ChannelMpmc>("penstock-mpmc");
+  contest::enter_all<ChannelSpscBlock>("penstock-spsc-block", true);
+  contest::enter_all<ChannelMpmcBlock>("penstock-mpmc-block", true);
   return true;
 }();
 

@@ -66,13 +66,13 @@ class Ring {
 };
 
 template <class Item>
-using Single = Ring<Item, false>;
+using RteSingle = Ring<Item, false>;
 template <class Item>
-using Several = Ring<Item, true>;
+using RteSeveral = Ring<Item, true>;
 
 [[maybe_unused]] const bool entered = [] {
-  contest::enter_all<Single>("dpdk-rte_ring-sp-sc");
-  contest::enter_all<Several>("dpdk-rte_ring-mp-mc");
+  contest::enter_all<RteSingle>("dpdk-rte_ring-sp-sc");
+  contest::enter_all<RteSeveral>("dpdk-rte_ring-mp-mc");
   return true;
 }();
 
