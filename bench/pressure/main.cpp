@@ -174,6 +174,7 @@ bool judge(const Options& options, const std::vector<Row>& baseline, const std::
   fmt::print("{} of {} rows compared with '{}': worse figures: {}, not comparable: {}\n",
              comparison.compared, rows.size(), options.baseline, comparison.worse.size(),
              comparison.excused.size());
+  if (comparison.compared == 0) fmt::print("the baseline has none of these rows\n");
   return comparison.compared != 0 && comparison.worse.empty();
 }
 
@@ -207,7 +208,7 @@ int parse_and_run(int count, char** arguments) {
   app.add_option("--rates", options.rates, "Messages per second; half: of the measured maximum")
       ->delimiter(',')
       ->capture_default_str();
-  app.add_option("--seconds", options.seconds, "How long each load lasts")
+  app.add_option("--seconds", options.seconds, "How long each load lasts; to compare, 15 at least")
       ->check(CLI::Range(0.3, 86400.0))
       ->capture_default_str();
   app.add_option("--uri", options.uri,
