@@ -171,9 +171,10 @@ bool judge(const Options& options, const std::vector<Row>& baseline, const std::
   const auto comparison = compare(baseline, rows, options.limits);
   for (const auto& line : comparison.excused) fmt::print("not comparable: {}\n", line);
   for (const auto& line : comparison.worse) fmt::print("WORSE: {}\n", line);
-  fmt::print("{} of {} rows compared with '{}': {} figures are worse, {} not comparable\n",
+  fmt::print("{} of {} rows compared with '{}': worse figures: {}, not comparable: {}\n",
              comparison.compared, rows.size(), options.baseline, comparison.worse.size(),
              comparison.excused.size());
+  if (comparison.compared == 0) fmt::print("the baseline has none of these rows\n");
   return comparison.compared != 0 && comparison.worse.empty();
 }
 
@@ -207,7 +208,7 @@ int parse_and_run(int count, char** arguments) {
   app.add_option("--rates", options.rates, "Messages per second; half: of the measured maximum")
       ->delimiter(',')
       ->capture_default_str();
-  app.add_option("--seconds", options.seconds, "How long each load lasts")
+  app.add_option("--seconds", options.seconds, "How long each load lasts; to compare, 15 at least")
       ->check(CLI::Range(0.3, 86400.0))
       ->capture_default_str();
   app.add_option("--uri", options.uri,
@@ -217,10 +218,13 @@ int parse_and_run(int count, char** arguments) {
                  "Compare with what --save wrote: exit status 1 if anything is worse")
       ->type_name("FILE");
   app.add_option("--p50-ratio", options.limits.p50, "How many times worse p50 may be")
+      ->check(CLI::Range(1.0, 1e6))
       ->capture_default_str();
   app.add_option("--p99-ratio", options.limits.p99, "How many times worse p99 may be")
+      ->check(CLI::Range(1.0, 1e6))
       ->capture_default_str();
   app.add_option("--rate-ratio", options.limits.rate, "How many times lower a rate may be")
+      ->check(CLI::Range(1.0, 1e6))
       ->capture_default_str();
   try {
     app.parse(count, arguments);
