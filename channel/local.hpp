@@ -34,6 +34,9 @@ struct ChannelOptions {
   Waiting waiting = Waiting::adaptive;
   /// For `adaptive`; kForever is as `spin`, zero or less as `block`.
   Duration spin = kDefaultSpin;
+  /// Above 0, with one receiver: of the capacity so much is used that a message that was accepted
+  /// waits for about so long, however slow the receiver (docs/flow-control.md).
+  Duration target_delay{};
 };
 
 /// Work and state of an in-process channel; of a moment that may be over.
@@ -49,6 +52,7 @@ struct ChannelStats {
   /// Messages that cannot be received because their senders stand still between claiming a place
   /// and publishing it, with later messages behind them. More than 0 for long: look at the threads.
   std::size_t unpublished = 0;
+  WindowStats flow;  ///< in messages; without a target_delay the capacity, and nothing measured
 };
 
 /// The largest number of messages that a channel may hold.
@@ -56,6 +60,8 @@ inline constexpr std::size_t kMaxSlots = std::size_t{1} << 31U;
 
 /// Throws SetupError{bad_option}: 0, or more than kMaxSlots. Otherwise the next power of two.
 [[nodiscard]] std::size_t checked_capacity(std::size_t capacity);
+/// Throws SetupError{bad_option}: negative, or with several consumers.
+[[nodiscard]] Duration checked_target(Duration target, Topology topology);
 /// Throws SetupError{resource_limit}.
 [[noreturn]] void no_memory_for(std::size_t capacity, std::size_t bytes_each);
 
@@ -67,7 +73,7 @@ class Local {
       : spin_(options.waiting == Waiting::spin    ? kForever
               : options.waiting == Waiting::block ? Duration::zero()
                                                   : options.spin),
-        ring_(capacity) {}
+        ring_(capacity, checked_target(options.target_delay, kTopology)) {}
 
   // ── Sending ──────────────────────────────────────────────────────────────────────────────────
 
@@ -125,7 +131,7 @@ class Local {
   [[nodiscard]] RecvStatus try_recv(Take&& take) {
     if (const auto refused = refusal_to_receive(); refused != RecvStatus::received) return refused;
     if (ring_.pop(take)) {
-      if (writable_.awaited()) writable_.wake(1);
+      if (writable_.awaited() && ring_.has_room()) writable_.wake(1);
       return RecvStatus::received;
     }
     return empty_or_closed(take);
@@ -195,6 +201,7 @@ class Local {
     stats.send_parks = send_parks_.load(std::memory_order_relaxed);
     stats.recv_parks = recv_parks_.load(std::memory_order_relaxed);
     stats.unpublished = ring_.unpublished();
+    stats.flow = ring_.flow();
     return stats;
   }
 
@@ -290,7 +297,7 @@ class Local {
           const auto refused = refusal_to_send();
           return refused == SendStatus::sent ? attempt(credit) : refused;
         },
-        [&] { return ring_.size() < ring_.capacity(); });
+        [&] { return ring_.has_room(); });
   }
 
   template <class Take>

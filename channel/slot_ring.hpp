@@ -28,6 +28,7 @@
 #include <utility>
 
 #include "penstock/channel/claim.hpp"
+#include "penstock/channel/slot_window.hpp"
 #include "penstock/transport/line.hpp"
 
 namespace penstock::v2 {
@@ -58,13 +59,16 @@ class SlotRing {
                 "the queue is gone by then: send std::unique_ptr<T>, or have one consumer");
 
  public:
-  /// `capacity`: a power of two. Throws std::bad_alloc.
-  explicit SlotRing(std::size_t capacity)
+  /// `capacity`: a power of two. `target`: above 0 with one consumer only, the window then lives.
+  /// Throws std::bad_alloc.
+  explicit SlotRing(std::size_t capacity, Duration target = Duration::zero())
       : mask_(capacity - 1),
-        batch_(std::max<std::size_t>(1, capacity / kBatches)),
+        window_(target > Duration::zero() ? std::make_unique<SlotWindow>(capacity, target)
+                                          : nullptr),
         slots_(std::make_unique<Slot[]>(capacity)),
         seen_limit_(capacity),
-        limit_(capacity) {
+        limit_(capacity),
+        batch_(std::max<std::size_t>(1, capacity / kBatches)) {
     for (std::size_t i = 0; i < capacity; ++i)
       slots_[i].stamp.store(i << kStateBits | kFree, std::memory_order_relaxed);
   }
@@ -214,13 +218,20 @@ class SlotRing {
         const auto stamp = s.stamp.load(std::memory_order_acquire);
         const bool value = stamp == (head << kStateBits | kReady);
         if (!value && stamp != (head << kStateBits | kTombstoned)) {
+          if (window_) return grant_living(window_->found_nothing(head)), false;
           grant();
           return false;
         }
         if (value) hand_over(s, take);
         // SYNC slot-free (consumer): the value is gone before this store.
         head_.store(++head, std::memory_order_release);
-        if (head - granted_ >= batch_) grant();
+        if (head - granted_ >= batch_) {
+          if (window_) {
+            grant_living(window_->granted(head, tail()));
+          } else {
+            grant();
+          }
+        }
         if (value) return true;
       }
     }
@@ -243,9 +254,20 @@ class SlotRing {
     }
   }
 
+  /// Whether a producer that sleeps is to be woken: in a full ring one place is room, in a smaller
+  /// window perhaps not.
+  [[nodiscard]] bool has_room() const noexcept { return size() < window(); }
+
   // ── Anybody ──────────────────────────────────────────────────────────────────────────────────
 
   [[nodiscard]] std::size_t capacity() const noexcept { return mask_ + 1; }
+  /// So many places producers may fill.
+  [[nodiscard]] std::uint64_t window() const noexcept {
+    return window_ ? window_->now() : capacity();
+  }
+  [[nodiscard]] WindowStats flow() const noexcept {
+    return window_ ? window_->stats() : WindowStats{capacity(), capacity(), capacity(), 0, {}};
+  }
   /// Positions claimed so far, tombstones among them.
   [[nodiscard]] std::uint64_t tail() const noexcept {
     return tail_.load(std::memory_order_acquire) & ~kClosed;
@@ -328,7 +350,7 @@ class SlotRing {
         const auto granted = limit_.load(std::memory_order_acquire);
         limit = std::max(limit, granted);
         if (static_cast<std::int64_t>(limit - tail) <= 0 && credit == Credit::any)
-          limit = std::max(limit, head_.load(std::memory_order_acquire) + mask_ + 1);
+          limit = std::max(limit, head_.load(std::memory_order_acquire) + window());
         seen_limit_.store(limit, std::memory_order_release);
       }
       const auto room = static_cast<std::int64_t>(limit - tail);
@@ -336,9 +358,16 @@ class SlotRing {
     }
   }
 
+  void grant_living(std::uint64_t limit) noexcept {
+    granted_ = head_.load(std::memory_order_relaxed);
+    batch_ = window_->batch(kBatches);
+    if (limit != limit_.load(std::memory_order_relaxed))
+      limit_.store(limit, std::memory_order_release);  // SYNC slot-free (consumer)
+  }
+
   const std::size_t mask_;
-  const std::size_t batch_;
-  const std::unique_ptr<Slot[]> slots_;  // NOLINT(modernize-avoid-c-arrays)
+  const std::unique_ptr<SlotWindow> window_;  // null: the window is the capacity
+  const std::unique_ptr<Slot[]> slots_;       // NOLINT(modernize-avoid-c-arrays)
 
   // Written by producers.
   alignas(kLine) std::atomic<std::uint64_t> tail_{0};
@@ -348,6 +377,7 @@ class SlotRing {
   // Written by consumers.
   alignas(kLine) std::atomic<std::uint64_t> head_{0};
   std::uint64_t granted_ = 0;  // one consumer: the head when limit_ was written
+  std::uint64_t batch_;        // ... and after how many it is again
 };
 
 }  // namespace penstock::v2
