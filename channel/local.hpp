@@ -35,6 +35,9 @@ struct ChannelOptions {
   Waiting waiting = Waiting::adaptive;
   /// For `adaptive`; kForever is as `spin`, zero or less as `block`.
   Duration spin = kDefaultSpin;
+  /// Above 0, with one receiver: of the capacity so much is used that a message that was accepted
+  /// waits for about so long, however slow the receiver (docs/flow-control.md).
+  Duration target_delay{};
 };
 
 /// Work and state of an in-process channel; of a moment that may be over.
@@ -50,6 +53,7 @@ struct ChannelStats {
   /// Messages that cannot be received because their senders stand still between claiming a place
   /// and publishing it, with later messages behind them. More than 0 for long: look at the threads.
   std::size_t unpublished = 0;
+  WindowStats flow;  ///< in messages; without a target_delay the capacity, and nothing measured
 };
 
 /// The largest number of messages that a channel may hold.
@@ -57,6 +61,8 @@ inline constexpr std::size_t kMaxSlots = std::size_t{1} << 31U;
 
 /// Throws SetupError{bad_option}: 0, or more than kMaxSlots. Otherwise the next power of two.
 [[nodiscard]] std::size_t checked_capacity(std::size_t capacity);
+/// Throws SetupError{bad_option}: negative, or with several consumers.
+[[nodiscard]] Duration checked_target(Duration target, Topology topology);
 /// Throws SetupError{resource_limit}.
 [[noreturn]] void no_memory_for(std::size_t capacity, std::size_t bytes_each);
 
@@ -68,7 +74,7 @@ class Local {
       : spin_(options.waiting == Waiting::spin    ? kForever
               : options.waiting == Waiting::block ? Duration::zero()
                                                   : options.spin),
-        ring_(capacity) {}
+        ring_(capacity, checked_target(options.target_delay, kTopology)) {}
 
   // ── Sending ──────────────────────────────────────────────────────────────────────────────────
 
@@ -131,7 +137,7 @@ class Local {
   [[nodiscard]] RecvStatus try_recv(Take&& take) {
     if (const auto refused = refusal_to_receive(); refused != RecvStatus::received) return refused;
     if (ring_.pop(take)) [[likely]] {
-      if (writable_.awaited()) writable_.wake(1);
+      if (writable_.awaited() && ring_.has_room()) writable_.wake(1);
       return RecvStatus::received;
     }
     return empty_or_closed([&] { return ring_.pop(take); });
@@ -153,7 +159,7 @@ class Local {
     const auto take = [&] {
       const auto some = ring_.pop_many(count - taken, out);
       taken += some;
-      if (some != 0 && writable_.awaited()) writable_.wake(some);
+      if (some != 0 && writable_.awaited() && ring_.has_room()) writable_.wake(some);
       return taken == count;
     };
     if (take()) [[likely]]
@@ -230,6 +236,7 @@ class Local {
     stats.send_parks = send_parks_.load(std::memory_order_relaxed);
     stats.recv_parks = recv_parks_.load(std::memory_order_relaxed);
     stats.unpublished = ring_.unpublished();
+    stats.flow = ring_.flow();
     return stats;
   }
 
@@ -327,7 +334,7 @@ class Local {
           const auto refused = refusal_to_send();
           return refused == SendStatus::sent ? attempt(credit) : refused;
         },
-        [&] { return ring_.size() < ring_.capacity(); });
+        [&] { return ring_.has_room(); });
   }
 
   template <class Attempt>

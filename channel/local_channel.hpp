@@ -162,7 +162,7 @@ struct SendStep {
   }
   [[nodiscard]] static WaitList& list(Local<T, kTopology>& local) { return local.writable(); }
   [[nodiscard]] static bool more(const Local<T, kTopology>& local) {
-    return local.ring().size() < local.ring().capacity();
+    return local.ring().has_room();
   }
   static void cancelled(Result& out) { out = SendStatus::cancelled; }
   [[nodiscard]] static Result closed() { return SendStatus::closed; }
@@ -180,7 +180,7 @@ struct ReserveStep {
   }
   [[nodiscard]] static WaitList& list(Local<T, kTopology>& local) { return local.writable(); }
   [[nodiscard]] static bool more(const Local<T, kTopology>& local) {
-    return local.ring().size() < local.ring().capacity();
+    return local.ring().has_room();
   }
   static void cancelled(Result& out) { out.status_ = SendStatus::cancelled; }
   [[nodiscard]] static Result closed() { return {}; }
@@ -224,7 +224,8 @@ class LocalEnd {
   /// Messages sent and not received, those among them whose senders have not published yet.
   [[nodiscard]] std::size_t len() const noexcept { return local_ ? local_->ring().size() : 0; }
   [[nodiscard]] bool is_empty() const noexcept { return len() == 0; }
-  [[nodiscard]] bool is_full() const noexcept { return len() == capacity(); }
+  /// try_send() would say `full`, or closed.
+  [[nodiscard]] bool is_full() const noexcept { return !local_ || !local_->ring().has_room(); }
   [[nodiscard]] std::size_t capacity() const noexcept {
     return local_ ? local_->ring().capacity() : 0;
   }

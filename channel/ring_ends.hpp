@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "penstock/channel/claim.hpp"
+#include "penstock/channel/stats.hpp"
 #include "penstock/transport/line.hpp"
 
 namespace penstock::v2 {
@@ -41,6 +42,12 @@ class RingEnds {
   [[nodiscard]] std::size_t size() const noexcept {
     const auto head = this->head();  // first: it never passes the tail
     return static_cast<std::size_t>(std::min<std::uint64_t>(tail() - head, capacity()));
+  }
+  /// Whether a producer that sleeps is to be woken.
+  [[nodiscard]] bool has_room() const noexcept { return size() < capacity(); }
+  /// Of a window that is the capacity.
+  [[nodiscard]] WindowStats flow() const noexcept {
+    return {capacity(), capacity(), capacity(), 0, {}};
   }
   [[nodiscard]] bool closed() const noexcept {
     return (tail_.load(std::memory_order_acquire) & kClosed) != 0;

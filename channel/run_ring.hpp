@@ -30,6 +30,7 @@
 
 #include "penstock/channel/claim.hpp"
 #include "penstock/channel/ring_ends.hpp"
+#include "penstock/channel/slot_window.hpp"
 #include "penstock/transport/line.hpp"
 
 namespace penstock::v2 {
@@ -148,10 +149,12 @@ class RunRing : public RingEnds<kProducers> {
   static constexpr std::size_t kEach =
       kProducers ? std::min<std::size_t>(kValuesPerLine<T>, 1) : kValuesPerLine<T>;
 
-  /// `capacity`: a power of two. Throws std::bad_alloc.
-  explicit RunRing(std::size_t capacity)
+  /// `capacity`: a power of two. `target`: above 0 the window lives. Throws std::bad_alloc.
+  RunRing(std::size_t capacity, Duration target)
       : Ends(capacity),
         batch_(std::max<std::size_t>(1, capacity / kBatches)),
+        window_(target > Duration::zero() ? std::make_unique<SlotWindow>(capacity, target)
+                                          : nullptr),
         places_(capacity),
         marks_(kProducers ? nullptr : std::make_unique<std::atomic<std::uint8_t>[]>(capacity)),
         seen_limit_(capacity),
@@ -292,6 +295,17 @@ class RunRing : public RingEnds<kProducers> {
 
   // ── Anybody ──────────────────────────────────────────────────────────────────────────────────
 
+  /// So many places producers may fill.
+  [[nodiscard]] std::uint64_t window() const noexcept {
+    return window_ ? window_->now() : capacity_;
+  }
+  /// Whether a producer that sleeps is to be woken: in a full ring one place is room, in a smaller
+  /// window perhaps not.
+  [[nodiscard]] bool has_room() const noexcept { return Ends::size() < window(); }
+  [[nodiscard]] WindowStats flow() const noexcept {
+    return window_ ? window_->stats() : Ends::flow();
+  }
+
   /// Claimed long enough ago to be passed by published ones, and not published: their threads stand
   /// still. Linear in the capacity.
   [[nodiscard]] std::size_t unpublished() const noexcept {
@@ -366,7 +380,7 @@ class RunRing : public RingEnds<kProducers> {
       // SYNC place-free (producer)
       limit = std::max(limit, limit_.load(std::memory_order_acquire));
       if (static_cast<std::int64_t>(limit - tail) <= 0 && credit == Credit::any)
-        limit = std::max(limit, head_.load(std::memory_order_acquire) + capacity_);
+        limit = std::max(limit, head_.load(std::memory_order_acquire) + window());
       seen_limit_.store(limit, std::memory_order_release);
     }
     const auto room = static_cast<std::int64_t>(limit - tail);
@@ -393,6 +407,7 @@ class RunRing : public RingEnds<kProducers> {
       const auto upto = stamp >> 1U;
       if (upto <= head) {
         pass(head, 1);
+        if (window_) grant_living(window_->found_nothing(head));
         return kNone;
       }
       auto end = upto;
@@ -422,9 +437,15 @@ class RunRing : public RingEnds<kProducers> {
     head_.store(head, std::memory_order_release);
     if (head - granted_ < least) return;
     granted_ = head;
+    if (window_) return grant_living(window_->granted(head, Ends::tail()));
     limit_.store(head + capacity_, std::memory_order_release);
   }
   void pass(std::uint64_t head) noexcept { pass(head, batch_); }
+  void grant_living(std::uint64_t limit) noexcept {
+    batch_ = window_->batch(kBatches);
+    if (limit != limit_.load(std::memory_order_relaxed))
+      limit_.store(limit, std::memory_order_release);  // SYNC place-free (consumer)
+  }
 
   /// Moves `count` values that lie one behind the other, from `head` on.
   template <class Out>
@@ -445,7 +466,9 @@ class RunRing : public RingEnds<kProducers> {
   }
 
   // What is read by both begins a line: the end of head_'s would be used else.
-  alignas(kLine) const std::size_t batch_;
+  // (Of a living window the consumer now and then writes the first.)
+  alignas(kLine) std::size_t batch_;
+  const std::unique_ptr<SlotWindow> window_;  // null: the window is the capacity
   const StampedPlaces<T, kEach> places_;
   const std::unique_ptr<std::atomic<std::uint8_t>[]> marks_;  // NOLINT(modernize-avoid-c-arrays)
   /// One producer: one past the last place that was given back. Written before its stamp.

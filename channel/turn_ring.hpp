@@ -48,8 +48,9 @@ class TurnRing : public RingEnds<kProducers> {
   /// At most so many places lie one behind the other; 0: any number.
   static constexpr std::size_t kEach = 1;
 
-  /// `capacity`: a power of two. Throws std::bad_alloc.
-  explicit TurnRing(std::size_t capacity)
+  /// `capacity`: a power of two. The window is the capacity: places come back one by one. Throws
+  /// std::bad_alloc.
+  TurnRing(std::size_t capacity, Duration /*target*/)
       : Ends(capacity), slots_(std::make_unique<Slot[]>(capacity)) {
     for (std::size_t i = 0; i < capacity; ++i)
       slots_[i].stamp.store(i << kStateBits | kFree, std::memory_order_relaxed);

@@ -759,5 +759,90 @@ TEST(LocalChannelStress, force_send_loses_nothing_but_what_it_hands_back) {
   EXPECT_TRUE(std::ranges::all_of(seen, [](const auto& n) { return n == 1; }));
 }
 
+// ── The living window ────────────────────────────────────────────────────────────────────────────
+
+TEST(LocalWindow, is_refused_where_places_come_back_one_by_one) {
+  const ChannelOptions options{.target_delay = 1ms};
+  try {
+    (void)channel<int, mpmc>(8, options);
+    ADD_FAILURE() << "no error";
+  } catch (const SetupError& error) {
+    EXPECT_EQ(error.errc(), Errc::bad_option);
+    EXPECT_NE(std::string(error.what()).find("mpsc"), std::string::npos) << error.what();
+  }
+  EXPECT_THROW((void)(channel<int, spmc>(8, options)), SetupError);
+  EXPECT_THROW((void)(channel<int, spsc>(8, {.target_delay = -1ms})), SetupError);
+  const auto fixed = channel<int, mpmc>(8).receiver.stats().flow;
+  EXPECT_EQ(fixed.now, 8U);
+  EXPECT_EQ(fixed.rate, 0);
+}
+
+template <Topology kTopology>
+void shrink_and_grow() {
+  auto [tx, rx] = channel<std::uint64_t, kTopology>(4096, {.target_delay = 5ms});
+  std::jthread sender([tx = std::move(tx)]() mutable {
+    for (std::uint64_t i = 0; tx.send(i) == SendStatus::sent; ++i) {
+    }
+  });
+  std::uint64_t next = 0;
+  const auto until = [&](std::chrono::milliseconds work, auto&& done) {
+    for (;;) {
+      const auto message = rx.recv();
+      ASSERT_TRUE(message);
+      ASSERT_EQ(*message, next++);
+      if (done(rx.stats().flow)) return;
+      if (work != 0ms) std::this_thread::sleep_for(work);
+    }
+  };
+  until(1ms, [](const WindowStats& flow) { return flow.rate != 0 && flow.now <= 16; });
+  until(0ms, [](const WindowStats& flow) { return flow.now >= 256; });
+  until(1ms, [](const WindowStats& flow) { return flow.now <= 16; });
+  const auto flow = rx.stats().flow;
+  EXPECT_EQ(flow.smallest, 16U);
+  EXPECT_GE(flow.largest, 256U);
+  EXPECT_LE(flow.largest, 4096U);
+  rx.close();
+}
+
+TEST(LocalWindow, shrinks_with_a_slow_receiver_and_grows_again) {
+  shrink_and_grow<spsc>();
+  shrink_and_grow<mpsc>();
+}
+
+TEST(LocalWindow, holds_senders_back_before_the_ring_is_full) {
+  auto [tx, rx] = channel<int, spsc>(1024, {.target_delay = Duration(1000)});
+  int sent = 0;
+  while (tx.try_send(sent) == SendStatus::sent) ++sent;
+  EXPECT_EQ(sent, 1024) << "nothing is known yet";
+  for (int i = 0; i < 1024; ++i) EXPECT_EQ(*rx.recv(), i);
+  EXPECT_LT(rx.stats().flow.now, 1024U);
+  EXPECT_FALSE(tx.is_full());
+  sent = 0;
+  while (tx.try_send(sent) == SendStatus::sent) ++sent;
+  EXPECT_LT(sent, 1024);
+  EXPECT_TRUE(tx.is_full());
+  EXPECT_TRUE(rx.recv());
+}
+
+TEST(LocalWindow, loses_no_wake_up_however_small_it_is) {
+  for (const auto waiting : {Waiting::adaptive, Waiting::block}) {
+    auto [tx, rx] = channel<int, mpsc>(1024, {.waiting = waiting, .target_delay = Duration(1)});
+    constexpr int kEach = 20'000;
+    std::vector<std::jthread> senders;
+    for (int i = 0; i < 3; ++i)
+      senders.emplace_back([i, tx = tx.clone()]() mutable {
+        std::vector<int> many(1 + 40 * static_cast<std::size_t>(i), 1);
+        for (int left = kEach; left > 0; left -= static_cast<int>(many.size())) {
+          many.resize(std::min(many.size(), static_cast<std::size_t>(left)));
+          EXPECT_EQ(tx.send_many(many).status, SendStatus::sent);
+        }
+      });
+    tx = {};
+    int sum = 0;
+    for (const int one : rx) sum += one;
+    EXPECT_EQ(sum, 3 * kEach);
+  }
+}
+
 }  // namespace
 }  // namespace penstock::v2
