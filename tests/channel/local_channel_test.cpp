@@ -779,8 +779,9 @@ TEST(LocalWindow, is_refused_where_places_come_back_one_by_one) {
 
 template <Topology kTopology>
 void shrink_and_grow() {
-  auto [tx, rx] = channel<std::uint64_t, kTopology>(4096, {.target_delay = 5ms});
-  std::jthread sender([tx = std::move(tx)]() mutable {
+  auto ends = channel<std::uint64_t, kTopology>(4096, {.target_delay = 5ms});
+  auto& rx = ends.receiver;
+  std::jthread sender([tx = std::move(ends.sender)]() mutable {
     for (std::uint64_t i = 0; tx.send(i) == SendStatus::sent; ++i) {
     }
   });
