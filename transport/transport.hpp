@@ -20,11 +20,11 @@ namespace penstock::inline v1 {
 
 /// Bits of RingControl::senders_waiting.
 enum SenderWait : std::uint32_t {
-  kSenderWaits = 1U << 0U,    ///< wants room soon, a batch of it; looks by itself
-  kSenderSleeps = 1U << 1U,   ///< wants any there is, and is to be woken
-  kSenderFlushes = 1U << 2U,  ///< waits for consumption, not for room
+  kSenderWaits = 1U << 0U,   ///< wants room soon, a batch of it; looks by itself
+  kSenderSleeps = 1U << 1U,  ///< wants any there is, and is to be woken
   /// Likewise, without a thread: its process is to be told.
-  kSenderRests = 1U << 3U,
+  kSenderRests = 1U << 2U,
+  kSenderFlushes = 1U << 3U,  ///< waits for consumption, not for room
 };
 /// Whoever set one of these wants any credit there is.
 inline constexpr std::uint32_t kSenderWantsAny = kSenderSleeps | kSenderRests;
