@@ -122,6 +122,7 @@ bool Mailbox::drop(const std::shared_ptr<Inlet>& inlet) noexcept {
     if (std::erase(inlets_, inlet) == 0) return false;  // another clone did
     version_.fetch_add(1, std::memory_order_release);   // SYNC inlets
   }
+  forget_watched();
   inlet->retire();
   notify();  // other clones may be asleep, and this may have been the last sender
   return true;
@@ -314,6 +315,13 @@ void Mailbox::watch_all() noexcept {
   barrier_for_all(barrier);  // SYNC receiver-sleep (receiver): in place of the senders' own
 }
 
+/// An inlet that has ended is not to be kept for this.
+void Mailbox::forget_watched() noexcept {
+  Senders old;  // goes after the unlocking
+  const std::lock_guard lock(watch_mutex_);
+  std::swap(old, watched_);
+}
+
 bool Mailbox::arm(Drain& drain) noexcept {
   if (!here()) return false;
   // What comes from here on makes it readable anew; what came before is seen below.
@@ -359,7 +367,6 @@ void Mailbox::on_ready(std::uint32_t /*events*/) noexcept {
     if (!readable_.awaited()) {
       // The wake-up is others', or nobody's.
       watching_ = false;
-      watched_ = {};
       Engine::get().rewatch(wake_fd_.get(), 0);
       return;
     }
@@ -382,6 +389,7 @@ void Mailbox::close() noexcept {
   }
   listeners.clear();  // waits for handshakes under way: they call add(), which takes the mutex
   for (const auto& inlet : inlets) inlet->shut();
+  forget_watched();
   notify();
 }
 

@@ -103,6 +103,7 @@ class Mailbox final : public InletSink,
   [[nodiscard]] bool fall_asleep(const Drain& drain, TimePoint deadline) noexcept;
   void quiet() noexcept;
   void watch_all() noexcept;
+  void forget_watched() noexcept;
   void wake_up(const Senders& senders) noexcept;
   void fold_counters() noexcept;
 

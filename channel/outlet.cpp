@@ -315,17 +315,17 @@ void Outlet::abandon(const Claim& claim) noexcept {
 }
 
 bool Outlet::say_last(TimePoint deadline) noexcept {
+  const auto said = [this](Credit credit) { return try_say_last(credit); };
+  return said(Credit::any) || wait(kSenderWaits, deadline, nullptr, said);
+}
+
+bool Outlet::try_say_last(Credit credit) noexcept {
   {
     const std::lock_guard lock(mutex_);
     if (fin_sent_) return true;
   }
   Claim last;
-  ClaimResult result = ring_.claim_last(last, Credit::any);
-  if (result == ClaimResult::full)
-    wait(kSenderWaits, deadline, nullptr, [&](Credit credit) {
-      result = ring_.claim_last(last, credit);
-      return result != ClaimResult::full;
-    });
+  const auto result = ring_.claim_last(last, credit);
   if (result == ClaimResult::full) return false;
   if (result == ClaimResult::claimed) {
     publish(last, kFin, false);
@@ -348,11 +348,7 @@ Cursor Outlet::consumed() const noexcept {
   return std::max({believed(credited), believed(last), tail - std::min(tail, memory_.capacity)});
 }
 
-FlushStatus Outlet::flush_to(Cursor target, Duration timeout) noexcept {
-  if (!here()) return FlushStatus::forked;
-  const auto done = [&](Credit) { return consumed() >= target; };
-  if (done(Credit::any) || wait(kSenderFlushes, deadline_after(timeout), nullptr, done))
-    return FlushStatus::consumed;
+FlushStatus Outlet::refusal_to_flush() const noexcept {
   switch (refusal()) {
     case SendStatus::peer_lost: return FlushStatus::peer_lost;
     case SendStatus::closed: return FlushStatus::closed;
@@ -360,17 +356,32 @@ FlushStatus Outlet::flush_to(Cursor target, Duration timeout) noexcept {
   }
 }
 
+FlushStatus Outlet::flush_to(Cursor target, Duration timeout) noexcept {
+  if (!here()) return FlushStatus::forked;
+  const auto done = [&](Credit) { return consumed() >= target; };
+  if (done(Credit::any) || wait(kSenderFlushes, deadline_after(timeout), nullptr, done))
+    return FlushStatus::consumed;
+  return refusal_to_flush();
+}
+
+FlushStatus Outlet::try_flush(Cursor target) noexcept {
+  if (!here()) return FlushStatus::forked;
+  if (publisher_) publisher_->progress();
+  const auto refused = refusal_to_flush();  // before the look: a good-bye says how far
+  return consumed() >= target ? FlushStatus::consumed : refused;
+}
+
 FlushStatus Outlet::close(Duration timeout) noexcept {
   if (!here()) return FlushStatus::forked;
   const auto deadline = deadline_after(timeout);
-  if (!say_last(deadline)) {
-    const auto refused = refusal();
-    if (refused == SendStatus::peer_lost) return FlushStatus::peer_lost;
-    return refused == SendStatus::closed ? FlushStatus::closed : FlushStatus::timed_out;
-  }
-  // The good-bye itself is no message: a receiver that has taken all of them need not look again.
-  return flush_to(ring_.tail() - sizeof(RecordHeader),
+  if (!say_last(deadline)) return refusal_to_flush();
+  return flush_to(last_message(),
                   deadline == TimePoint::max() ? kForever : deadline - Clock::now());
+}
+
+FlushStatus Outlet::try_close() noexcept {
+  if (!here()) return FlushStatus::forked;
+  return try_say_last(Credit::any) ? try_flush(last_message()) : refusal_to_flush();
 }
 
 void Outlet::end(End how, const std::string& why) noexcept {
@@ -406,7 +417,9 @@ v2::WaitList& Outlet::writable() {
 void Outlet::arm() noexcept {
   if (receiver_tells_) {
     // SYNC sender-sleep (sender), as in wait(); the waiter looks once more after this.
-    control_.senders_waiting.fetch_or(kSenderWaits | kSenderRests, std::memory_order_seq_cst);
+    // For room or for consumption: both are told.
+    control_.senders_waiting.fetch_or(kSenderWaits | kSenderFlushes | kSenderRests,
+                                      std::memory_order_seq_cst);
     if (publisher_) {
       publisher_->ask_credit(true);
     } else {

@@ -79,9 +79,14 @@ class Outlet final : public ConnectionObserver,
   void abandon(const Claim& claim) noexcept;
 
   [[nodiscard]] FlushStatus flush(Duration timeout) noexcept {
-    return flush_to(ring_.tail(), timeout);
+    return flush_to(flush_target(), timeout);
   }
   [[nodiscard]] FlushStatus close(Duration timeout) noexcept;
+  /// What a flush waits for that begins now.
+  [[nodiscard]] Cursor flush_target() const noexcept { return ring_.tail(); }
+  // Without waiting: timed_out where there is more to wait for.
+  [[nodiscard]] FlushStatus try_flush(Cursor target) noexcept;
+  [[nodiscard]] FlushStatus try_close() noexcept;
 
   /// Where coroutines, selects and event loops wait for room. Throws SetupError where there can be
   /// no engine.
@@ -129,7 +134,12 @@ class Outlet final : public ConnectionObserver,
   /// the deadline or the peer's end.
   template <class Done>
   bool wait(SenderWait what, TimePoint deadline, Tally* tally, Done&& done) noexcept;
+  [[nodiscard]] FlushStatus refusal_to_flush() const noexcept;
   [[nodiscard]] bool say_last(TimePoint deadline) noexcept;
+  [[nodiscard]] bool try_say_last(Credit credit) noexcept;
+  /// Once the good-bye is said. It is no message: a receiver that has taken all of them need not
+  /// look again.
+  [[nodiscard]] Cursor last_message() const noexcept { return ring_.tail() - sizeof(RecordHeader); }
   [[nodiscard]] FlushStatus flush_to(Cursor target, Duration timeout) noexcept;
   [[nodiscard]] Cursor consumed() const noexcept;
   void wake_everybody() noexcept;

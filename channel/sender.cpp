@@ -32,6 +32,7 @@ const char* to_string(FlushStatus status) noexcept {
     case FlushStatus::closed: return "closed";
     case FlushStatus::peer_lost: return "peer lost";
     case FlushStatus::forked: return "handle of the parent process";
+    case FlushStatus::cancelled: return "cancelled";
   }
   return "unknown";
 }
@@ -172,6 +173,25 @@ bool ReserveStep::operator()(Sender& sender, Reservation& out) const noexcept {
   out = sender.try_reserve(size);
   v2::ThreadShare::use();
   return out.status() != SendStatus::full;
+}
+
+bool FlushStep::operator()(Sender& sender, FlushStatus& out) const noexcept {
+  if (v2::ThreadShare::used_up()) return false;
+  auto& outlet = *sender.outlet_;
+  out = closes ? outlet.try_close() : outlet.try_flush(target);
+  v2::ThreadShare::use();
+  return out != FlushStatus::timed_out;
+}
+
+v2::Await<Sender, FlushStep> Sender::flush_async(std::stop_token stop) {
+  return {outlet_ ? this : nullptr,
+          executor_,
+          std::move(stop),
+          {outlet_ ? outlet_->flush_target() : 0, false}};
+}
+
+v2::Await<Sender, FlushStep> Sender::close_async(std::stop_token stop) {
+  return {outlet_ ? this : nullptr, executor_, std::move(stop), {0, true}};
 }
 
 void Sender::run_on(v2::Executor executor) {

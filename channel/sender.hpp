@@ -96,6 +96,18 @@ struct ReserveStep {
   [[nodiscard]] static Reservation closed() noexcept { return {}; }
 };
 
+/// One try of flush_async() and close_async().
+struct FlushStep {
+  using Result = FlushStatus;
+  std::uint64_t target;
+  bool closes;
+  [[nodiscard]] bool operator()(Sender& sender, FlushStatus& out) const noexcept;
+  [[nodiscard]] static v2::WaitList& list(Sender& sender) { return SendStep::list(sender); }
+  [[nodiscard]] static bool more(const Sender& /*sender*/) noexcept { return false; }
+  static void cancelled(FlushStatus& out) noexcept { out = FlushStatus::cancelled; }
+  [[nodiscard]] static FlushStatus closed() noexcept { return FlushStatus::closed; }
+};
+
 /// Sends messages, in order, to one receiver.
 ///
 /// Thread-safety: one thread at a time per Sender; give each thread a clone(). Sending allocates
@@ -150,6 +162,10 @@ class alignas(kLine) Sender {
   v2::Await<Sender, ReserveStep> reserve_async(std::size_t size, std::stop_token stop = {}) {
     return {outlet_ ? this : nullptr, executor_, std::move(stop), {size}};
   }
+  /// As flush() and close(), for co_await. Where a coroutine must not wait in a destructor, it
+  /// closes first: the last clone's then has nothing to wait for.
+  v2::Await<Sender, FlushStep> flush_async(std::stop_token stop = {});
+  v2::Await<Sender, FlushStep> close_async(std::stop_token stop = {});
   /// Where this sender's coroutines run from now on; empty: on the engine's thread.
   void run_on(v2::Executor executor);
 
@@ -196,6 +212,7 @@ class alignas(kLine) Sender {
  private:
   friend class WeakSender;
   friend Sender connect(std::string_view, const ConnectOptions&, const MessageType&);
+  friend struct FlushStep;
   Sender(std::shared_ptr<Outlet> outlet, Tally* tally) noexcept;
   Batch<SendStatus> send_all(const Records& records, Duration timeout) noexcept;
   [[nodiscard]] Reservation reserve_until(std::size_t size, Duration timeout) noexcept;

@@ -51,6 +51,7 @@ enum class [[nodiscard]] FlushStatus : std::uint8_t{
     timed_out,  ///< not all of it yet; stats().progress says how far
     closed,     ///< the receiver closed before it had consumed all
     peer_lost, forked,
+    cancelled,  ///< an awaited flush: a stop was requested
 };
 [[nodiscard]] const char* to_string(FlushStatus status) noexcept;
 

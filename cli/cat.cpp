@@ -133,7 +133,8 @@ int run_sender(const CatOptions& options) {
           fmt::format("the listener had not taken everything within {}", to_text(options.linger))));
     case FlushStatus::closed: throw CommandError(describe(sender, SendStatus::closed));
     case FlushStatus::peer_lost: throw CommandError(describe(sender, SendStatus::peer_lost));
-    case FlushStatus::forked: break;
+    case FlushStatus::forked:
+    case FlushStatus::cancelled: break;
   }
   throw CommandError("the channel belongs to another process");
 }

@@ -56,6 +56,9 @@ Detached send_all(asio::io_context& io, penstock::Sender tx, std::uint64_t count
     const auto status = co_await tx.send_async(std::as_bytes(std::span(&i, 1)));
     if (status != penstock::SendStatus::sent) std::cerr << to_string(status) << '\n';
   }
+  // The destructor would wait, and this thread receives, too.
+  const auto closed = co_await tx.close_async();
+  if (closed != penstock::FlushStatus::consumed) std::cerr << to_string(closed) << '\n';
 }
 
 }  // namespace

@@ -43,6 +43,9 @@ asio::awaitable<void> send_all(penstock::Sender tx, std::uint64_t count) {
       if (tx.arm(bytes.size())) co_await event.async_wait(event.wait_read, asio::use_awaitable);
     if (status != penstock::SendStatus::sent) std::cerr << to_string(status) << '\n';
   }
+  // The good-bye needs as much room as an empty message. The destructor would wait for it, and this
+  // thread receives, too.
+  while (tx.arm(0)) co_await event.async_wait(event.wait_read, asio::use_awaitable);
 }
 
 }  // namespace

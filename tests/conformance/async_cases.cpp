@@ -413,6 +413,32 @@ const AddCase room_reserved{"resumes_a_coroutine_for_room_to_fill_in_place",
                               run_until(loop, [&] { return task.done(); });
                             }};
 
+Task flush_patterns(Sender& sender, std::uint64_t count) {
+  for (std::uint64_t i = 0; i < count; ++i) {
+    const auto message = pattern(i, size_of(i));
+    EXPECT_EQ(co_await sender.send_async(message), SendStatus::sent);
+    if (i % 4 == 0) {
+      EXPECT_EQ(co_await sender.flush_async(), FlushStatus::consumed);
+      EXPECT_EQ(sender.stats().progress.consumed, i + 1);
+    }
+  }
+  std::stop_source stop;
+  stop.request_stop();
+  EXPECT_EQ(co_await sender.flush_async(stop.get_token()), FlushStatus::cancelled);
+  EXPECT_EQ(co_await sender.close_async(), FlushStatus::consumed);
+  EXPECT_EQ(co_await sender.send_async({}), SendStatus::closed);
+  EXPECT_EQ(co_await sender.flush_async(), FlushStatus::consumed);
+  EXPECT_EQ(co_await sender.close_async(), FlushStatus::consumed) << "again";
+}
+
+const AddCase flush_awaited{"resumes_a_coroutine_when_everything_was_consumed",
+                            [](Side& side) { receive_patterns(side, side.scaled(1'000)); },
+                            [](Side& side) {
+                              Sender sender = side.connect();
+                              const auto task = flush_patterns(sender, side.scaled(1'000));
+                              wait_until([&] { return task.done(); });
+                            }};
+
 const AddCase room_event{"loses_no_wake_up_to_an_event_loop_that_waits_for_room",
                          [](Side& side) { receive_patterns(side, side.scaled(3'000)); },
                          [](Side& side) {
