@@ -39,7 +39,7 @@ void spread_128(std::byte* to, std::size_t stride, const std::byte* from, std::s
       move_ends<8>(to, from, each);
     } else if (each >= 4) {
       move_ends<4>(to, from, each);
-    } else if (each != 0) {
+    } else {
       to[0] = from[0];
       to[each / 2] = from[each / 2];
       to[each - 1] = from[each - 1];
@@ -111,6 +111,7 @@ void use_simd(Simd width) noexcept {
 
 void spread(std::byte* to, std::size_t stride, const std::byte* from, std::size_t each,
             std::size_t count) noexcept {
+  if (each == 0) return;
   chosen().load(std::memory_order_relaxed)(to, stride, from, each, count);
 }
 

@@ -84,7 +84,8 @@ class OnSend final : public SelectCase {
  private:
   Sender& sender_;
   WaitList* const list_;
-  U&& value_;
+  // A temporary that copies for nothing (a span) is kept: the case may outlive it.
+  std::conditional_t<std::is_trivially_copyable_v<U>, U, U&&> value_;
   Handler handler_;
   SendStatus status_ = SendStatus::full;
 };
