@@ -29,8 +29,9 @@ AsyncWait::~AsyncWait() {
   if (list_ == nullptr) return;  // was never suspended
   on_stop_.reset();              // waits for one that runs
   if (take_over()) {
-    // The coroutine is destroyed while it waits.
-    (void)list_->remove(node_);
+    // The coroutine is destroyed while it waits. A waker that has unlinked it, and found it owned
+    // by this, believes that it sees the news.
+    if (!list_->remove(node_)) list_->wake(1);
     return;
   }
   if (!coroutine_) return;  // it was resumed

@@ -24,8 +24,6 @@ constexpr std::uint32_t kBurst = 32;
 constexpr std::size_t kMostHotInlets = 8;
 /// Before a receiver that waits for others gives its CPU away.
 constexpr int kLooksBeforeYield = 1000;
-/// A thread does not sleep longer than this beside coroutines.
-constexpr auto kLongestSleepBeside = std::chrono::milliseconds(100);
 
 }  // namespace
 
@@ -238,10 +236,7 @@ void Mailbox::await(Drain& drain, Duration timeout, Turn turn, Message& out) noe
       out.status_ = once ? RecvStatus::empty : RecvStatus::timed_out;
       return;
     }
-    // Where coroutines wait, too, the engine hands wake-ups on; seen once in a thousand rounds
-    // under ThreadSanitizer, one got lost on its way to a thread: it looks by itself now and then.
-    const bool beside = known_.load(std::memory_order_acquire);  // SYNC known
-    park(drain, beside ? std::min(deadline, Clock::now() + kLongestSleepBeside) : deadline);
+    park(drain, deadline);
   }
 }
 

@@ -18,6 +18,7 @@
 
 #include "penstock/channel/local_channel.hpp"
 #include "penstock/channel/select.hpp"
+#include "penstock/channel/spin.hpp"
 #include "tests/channel/coroutine.hpp"
 
 namespace penstock::v2 {
@@ -142,6 +143,38 @@ TEST(Async, one_that_was_chosen_may_be_destroyed_by_the_one_before_it) {
   EXPECT_EQ(value, 0);
   EXPECT_TRUE(third.done()) << "the wake-up goes to the next one";
   EXPECT_EQ(last, 2);
+}
+
+TEST(AsyncStress, one_that_is_destroyed_as_it_is_chosen_passes_the_wake_up_on) {
+  // The coroutine waits first, so it is the one that is chosen; the thread behind it must hear.
+  constexpr int kRounds = 3'000;
+  auto [tx, rx] = channel<int, mpmc>(4, {.waiting = Waiting::block});
+  auto other = rx.clone();
+  Loop loop;
+  other.run_on(loop.executor());
+  std::atomic<int> start{0};
+  std::atomic<int> sent{0};
+  std::jthread sender([&, tx = tx.clone()]() mutable {
+    for (int round = 1; round <= kRounds; ++round) {
+      while (start.load() < round) std::this_thread::yield();
+      EXPECT_EQ(tx.send(round), SendStatus::sent);
+      sent.store(round);
+    }
+  });
+  for (int round = 1; round <= kRounds; ++round) {
+    RecvStatus status{};
+    int value = 0;
+    auto task = receive_one(other, status, value);
+    const auto parks = tx.stats().recv_parks;
+    std::jthread thread([&rx = rx, round] { EXPECT_EQ(*rx.recv(), round); });
+    while (tx.stats().recv_parks == parks) std::this_thread::yield();
+    start.store(round);
+    for (int i = round % 200; i != 0; --i) cpu_relax();
+    task = Task();
+    while (sent.load() < round) std::this_thread::yield();
+    thread.join();  // ends only if it hears of the message
+    EXPECT_EQ(value, 0);
+  }
 }
 
 TEST(Async, hears_that_the_channel_has_ended) {
