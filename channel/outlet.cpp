@@ -457,8 +457,9 @@ void Outlet::on_ready(std::uint32_t /*events*/) noexcept {
 
 Attention Outlet::on_attention() noexcept {
   if (!writable_.awaited()) return Attention::none;  // SYNC attention
-  const auto credit = std::max(control_.limit.load(std::memory_order_acquire),
-                               control_.consumed.load(std::memory_order_acquire));  // SYNC credit
+  // SYNC credit. Neither goes back, and either may rise alone.
+  const auto credit = control_.limit.load(std::memory_order_acquire) +
+                      control_.consumed.load(std::memory_order_acquire);
   if (std::exchange(seen_credit_, credit) != credit) bell_->ring();
   return Attention::later;
 }

@@ -168,7 +168,7 @@ class Outlet final : public ConnectionObserver,
   const bool receiver_tells_;
   std::atomic<bool> listening_{false};  // SYNC listening: the engine to the bell
   v2::WaitList writable_{*this};
-  Cursor seen_credit_ = 0;  // where the receiver does not tell; the engine's
+  std::uint64_t seen_credit_ = 0;  // where the receiver does not tell; the engine's
 
   mutable std::mutex mutex_;  // guards all below
   bool fin_sent_ = false;

@@ -208,7 +208,7 @@ class alignas(kLine) Receiver {
   /// for no reason, or though another clone has received the message meanwhile.
   [[nodiscard]] int event_fd() const noexcept;
   /// True: there is nothing to receive, and event_fd() becomes readable when there is. False:
-  /// try_recv() again. Does not wait. One of these counts until a message was received.
+  /// try_recv() again. Does not wait.
   [[nodiscard]] bool arm() noexcept;
 
   /// Where it waits for messages (select.hpp); null where it has no channel. Throws SetupError

@@ -28,7 +28,7 @@ TEST(Outlet, looks_for_room_by_itself_where_the_receiver_does_not_tell) {
   auto* tally = outlet->join();
   v2::WaitingFd event;
   (void)outlet->writable();
-  const std::vector<std::byte> message(1'000);
+  const std::vector<std::byte> message(480);  // so few that one alone raises no limit
   for (int round = 0; round < 20; ++round) {
     Claim claim;
     auto status = SendStatus::sent;
@@ -38,7 +38,6 @@ TEST(Outlet, looks_for_room_by_itself_where_the_receiver_does_not_tell) {
     ASSERT_EQ(status, SendStatus::full);
     ASSERT_TRUE(outlet->arm(event, message.size()));
     EXPECT_EQ(control.senders_waiting & kSenderRests, 0U) << "it would not understand";
-    EXPECT_TRUE(receiver.recv());
     EXPECT_TRUE(receiver.recv());
     pollfd wait{event.get(), POLLIN, 0};
     EXPECT_EQ(::poll(&wait, 1, -1), 1);
