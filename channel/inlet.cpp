@@ -296,7 +296,10 @@ void Inlet::report_local_living(std::uint32_t waiting) noexcept {
 
 void Inlet::report(bool always) noexcept {
   if (!link_) return report_local();
-  if (shut_) return;
+  if (!shut_) report_linked(always);
+}
+
+void Inlet::report_linked(bool always) noexcept {
   if (flow_) {
     if (head_ - sampled_ >= granted_window_ / (blocked_ ? kBatchPart : kLazyPart)) sample(blocked_);
     if (blocked_ && !opened_ && dry()) open_for_question();
