@@ -118,11 +118,8 @@ bool Outlet::wait(SenderWait what, TimePoint deadline, Tally* tally, Done&& done
     // spinning too, because a receiver that is never out of work returns credit lazily.
     const auto epoch = control_.credit_epoch.load(std::memory_order_seq_cst);
     control_.senders_waiting.fetch_or(what, std::memory_order_seq_cst);
-    if (publisher_) {
-      publisher_->ask_credit(what == kSenderWaits);
-    } else if (what == kSenderWaits) {
-      say_starved();
-    }
+    if (publisher_) publisher_->ask_credit(what == kSenderWaits);
+    say_waiting(what);
     Spinner spinner(options_.spin, deadline);
     bool answered = false;
     std::uint32_t looks = 0;
@@ -136,6 +133,7 @@ bool Outlet::wait(SenderWait what, TimePoint deadline, Tally* tally, Done&& done
     if (Clock::now() >= deadline) return done(Credit::any);
     if (answered) continue;
     control_.senders_waiting.fetch_or(kSenderSleeps, std::memory_order_seq_cst);
+    say_waiting(what);
     barrier_for_all(sleep_barrier_);     // SYNC sender-sleep: in place of the receiver's own
     if (done(Credit::any)) return true;  // what was consumed before the waker could see it
     if (tally != nullptr) count(tally->parks);
@@ -161,11 +159,11 @@ SendStatus Outlet::claim(std::size_t size, Duration timeout, Tally& tally, Claim
     if (result == ClaimResult::full) publisher_->ask_credit(true);
   } else if (result == ClaimResult::full) {
     result = ring_.claim(length, out, Credit::any);
-    // relaxed: a hint that this sender set itself, or that somebody took
-    if (result == ClaimResult::full && control_.window.load(std::memory_order_relaxed) < window_ &&
+    // relaxed: whoever set it before has said so, and the receiver looks at it before it sleeps
+    if (result == ClaimResult::full && control_.window_lives.load(std::memory_order_relaxed) != 0 &&
         (control_.senders_waiting.load(std::memory_order_relaxed) & kSenderWaits) == 0) {
       control_.senders_waiting.fetch_or(kSenderWaits, std::memory_order_seq_cst);
-      say_starved();
+      say_waiting(kSenderWaits);
     }
   }
   switch (result) {
@@ -195,12 +193,14 @@ void Outlet::wake_receiver() noexcept {
   [[maybe_unused]] const auto written = ::write(receiver_wake_fd_.get(), &one, sizeof one);
 }
 
-// SYNC receiver-sleep (sender): that a sender waits was said before, sequentially consistent;
-// either this sees the receiver armed, or the receiver's last look sees the sender waiting. It then
-// finds its ring empty, and the window too small. relaxed: the receiver makes it smaller only while
-// awake
-void Outlet::say_starved() noexcept {
-  if (control_.window.load(std::memory_order_relaxed) < window_) wake_receiver();
+// A receiver that finds its ring empty, and a sender that waits for room, opens its window.
+// SYNC receiver-sleep (sender): that one waits was said before, sequentially consistent; either
+// this sees the receiver armed, or the receiver's last look sees who waits (Inlet::starving()).
+// relaxed: written before the first limit
+void Outlet::say_waiting(SenderWait what) noexcept {
+  if (!publisher_ && what == kSenderWaits &&
+      control_.window_lives.load(std::memory_order_relaxed) != 0)
+    wake_receiver();
 }
 
 void Outlet::commit(const Claim& claim, Tally& tally) noexcept {

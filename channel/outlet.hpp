@@ -69,8 +69,8 @@ class Outlet final : public ConnectionObserver, public std::enable_shared_from_t
 
   void publish(const Claim& claim, std::uint8_t flags, bool answer) noexcept;
   void wake_receiver() noexcept;
-  /// Local rings: a sender waits for room that a smaller window does not give.
-  void say_starved() noexcept;
+  /// Wakes a local receiver whose window may be what a sender waits for.
+  void say_waiting(SenderWait what) noexcept;
   void end(End how, const std::string& why) noexcept;
   [[nodiscard]] SendStatus refusal() const noexcept;
   /// Looks, spins, sleeps until `done`, which is told which credit to use, says so (true), or until
