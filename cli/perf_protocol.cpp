@@ -95,7 +95,7 @@ SideStats side_stats(const SenderStats& stats, CpuScope scope) {
 }
 
 SideStats side_stats(const ReceiverStats& stats, SourceId source, CpuScope scope) {
-  SideStats side{.cpu_us = cpu_us(scope), .parks = stats.parks};
+  SideStats side{.cpu_us = cpu_us(scope), .parks = stats.parks, .work = {}};
   for (const auto& each : stats.sources) {
     if (each.id != source) continue;
     side.work = each.work;

@@ -42,8 +42,8 @@ struct Stage {
 
 Stage stage(const std::string& place, const std::string& options) {
   Stage made;
-  made.in = bind(place + "?capacity=64KiB" + options);
-  made.out = connect(made.in.uris().at(0));
+  made.in = penstock::bind(place + "?capacity=64KiB" + options);
+  made.out = penstock::connect(made.in.uris().at(0));
   return made;
 }
 
@@ -68,7 +68,7 @@ class Chain : public testing::TestWithParam<std::string> {
           const Message message = from.recv();
           if (!message || to.send(message.data()) != SendStatus::sent) break;
         }
-        to.close();
+        (void)to.close(std::chrono::seconds(60));
       });
     threads_.emplace_back([this] {
       Payload payload{};
@@ -77,7 +77,7 @@ class Chain : public testing::TestWithParam<std::string> {
         ASSERT_EQ(stages_[0].out.send(std::as_bytes(std::span(payload))), SendStatus::sent);
         ++payload[0];
       }
-      stages_[0].out.close();
+      (void)stages_[0].out.close(std::chrono::seconds(60));
     });
   }
   void take(std::chrono::microseconds work = {}) {
