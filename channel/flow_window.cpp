@@ -16,7 +16,7 @@ constexpr double kLeastMemory = 2e-3;
 /// A queue is judged over so many targets, and no fewer than so many loops.
 constexpr double kIntervalTargets = 16;
 constexpr double kIntervalLoops = 4;
-/// Of an allowance for the loop that nobody made use of, this part is kept for another interval.
+/// Of the allowance for the loop this part is kept after an interval in which nobody starved.
 constexpr double kKept = 7.0 / 8;
 
 }  // namespace
@@ -47,7 +47,6 @@ FlowWindow::Run FlowWindow::sample(TimePoint now, std::uint64_t total) noexcept 
 
 void FlowWindow::consumed(TimePoint now, std::uint64_t total, std::uint64_t queued) noexcept {
   least_queued_ = busy_ ? std::min(least_queued_, queued) : 0;
-  most_queued_ = std::max(most_queued_, queued);
   (void)sample(now, total);
   judge_queue(now);
   const double rate = recent_.rate();
@@ -60,6 +59,7 @@ void FlowWindow::starved(TimePoint now, std::uint64_t total) noexcept {
   // It may be faster than it was thought to be: then what it did just now counts alone.
   if (const auto run = sample(now, total); run.rate() > recent_.rate()) recent_ = run;
   busy_ = false;
+  starved_ = true;
   least_queued_ = 0;
   const double rate = recent_.rate();
   const double window =
@@ -76,15 +76,11 @@ void FlowWindow::judge_queue(TimePoint now) noexcept {
   // The beginning of the first interval, and one that the clock's jump made, tell nothing.
   if (rate != 0 && interval_began_ != TimePoint{} && passed > 0) {
     const double excess = static_cast<double>(least_queued_) / rate - target_;
-    if (most_queued_ == 0) {
-      loop_ *= kKept;
-    } else if (excess > 0) {
-      loop_ -= std::min(loop_, excess / 2);
-    }
+    if (excess > 0) loop_ -= std::min(loop_, excess / 2);
+    if (!std::exchange(starved_, false)) loop_ *= kKept;
   }
   interval_began_ = now;
   least_queued_ = std::numeric_limits<std::uint64_t>::max();
-  most_queued_ = 0;
 }
 
 void FlowWindow::set(double window) noexcept {

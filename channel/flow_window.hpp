@@ -13,7 +13,8 @@
 //     and what it is more than rate × target counts as `loop` from then on.
 //   - A standing queue: over an interval of many loops, the *least* that waited is more than the
 //     target's worth. A queue that never shrinks below that helps nobody; the loop is shorter than
-//     was thought, by that excess. A queue that comes and goes is what a buffer is for.
+//     was thought, by that excess. A queue that comes and goes is what a buffer is for. And after
+//     each interval in which nobody starved a part of `loop` goes, to see whether it is needed.
 //
 // The minimum over an interval as the sign of a bad queue is CoDel's (K. Nichols, V. Jacobson,
 // "Controlling queue delay", ACM Queue 10(5), 2012; RFC 8289), which drops packets where this
@@ -80,7 +81,7 @@ class FlowWindow {
 
   TimePoint interval_began_{};
   std::uint64_t least_queued_ = std::numeric_limits<std::uint64_t>::max();
-  std::uint64_t most_queued_ = 0;
+  bool starved_ = false;
 
   // relaxed: read by stats()
   std::atomic<std::uint64_t> window_;

@@ -59,6 +59,7 @@ Inlet::Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink, bool 
     control_.receiver_barriers.store(1, std::memory_order_relaxed);
   // relaxed: before the first limit
   control_.window.store(granted_window_, std::memory_order_relaxed);
+  control_.window_lives.store(flow_ ? 1 : 0, std::memory_order_relaxed);
   (void)grant(control_, 0, limit_);  // nobody waits yet
 }
 
@@ -306,9 +307,9 @@ void Inlet::report_local_living(std::uint32_t waiting) noexcept {
     return;
   }
   if (head_ + granted_window_ <= limit_ && (waiting & kSenderFlushes) == 0) {
-    // While the window shrinks a sender that waits for room is not woken in vain. But if this was
-    // released while the receiver sleeps, nobody else comes to open the window.
-    if (waits && head_ == next_ && dry()) found_nothing();
+    // While the window shrinks a sender that waits for room is not woken in vain. But where the
+    // receiver sleeps, nobody else comes to open the window.
+    if (waits && dry()) found_nothing();
     return;
   }
   if (waits) held_back_ = limit_;
@@ -319,7 +320,10 @@ void Inlet::report_local_living(std::uint32_t waiting) noexcept {
 
 void Inlet::report(bool always) noexcept {
   if (!link_) return report_local();
-  if (shut_) return;
+  if (!shut_) report_linked(always);
+}
+
+void Inlet::report_linked(bool always) noexcept {
   if (flow_) {
     if (head_ - sampled_ >= granted_window_ / (blocked_ ? kBatchPart : kLazyPart)) sample(blocked_);
     if (blocked_ && !opened_ && dry()) open_for_question();

@@ -123,10 +123,12 @@ class Inlet final : public ConnectionObserver,
   void tend() noexcept;
   void report(bool always) noexcept;
   void report_local() noexcept;
-  void report_local_living(std::uint32_t waiting) noexcept;
+  // Not inlined, so that local releases stay short.
+  [[gnu::noinline]] void report_linked(bool always) noexcept;
+  [[gnu::noinline]] void report_local_living(std::uint32_t waiting) noexcept;
   void sample(bool waiting) noexcept;
   void move_window() noexcept;
-  void found_nothing() noexcept;
+  [[gnu::noinline]] void found_nothing() noexcept;
   void open_window() noexcept;
   void open_for_question() noexcept;
   void note_held_back() noexcept;

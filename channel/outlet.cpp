@@ -144,11 +144,8 @@ bool Outlet::wait(SenderWait what, TimePoint deadline, Tally* tally, Done&& done
     // spinning too, because a receiver that is never out of work returns credit lazily.
     const auto epoch = control_.credit_epoch.load(std::memory_order_seq_cst);
     control_.senders_waiting.fetch_or(what, std::memory_order_seq_cst);
-    if (publisher_) {
-      publisher_->ask_credit(what == kSenderWaits);
-    } else if (what == kSenderWaits) {
-      say_starved();
-    }
+    if (publisher_) publisher_->ask_credit(what == kSenderWaits);
+    say_waiting(what);
     Spinner spinner(options_.spin, deadline);
     bool answered = false;
     std::uint32_t looks = 0;
@@ -162,6 +159,7 @@ bool Outlet::wait(SenderWait what, TimePoint deadline, Tally* tally, Done&& done
     if (Clock::now() >= deadline) return done(Credit::any);
     if (answered) continue;
     control_.senders_waiting.fetch_or(kSenderSleeps, std::memory_order_seq_cst);
+    say_waiting(what);
     barrier_for_all(sleep_barrier_);     // SYNC sender-sleep: in place of the receiver's own
     if (done(Credit::any)) return true;  // what was consumed before the waker could see it
     if (tally != nullptr) count(tally->parks);
@@ -185,11 +183,11 @@ SendStatus Outlet::claim_by(Duration timeout, Tally& tally, Attempt&& attempt) n
     if (result == ClaimResult::full) publisher_->ask_credit(true);
   } else if (result == ClaimResult::full) {
     result = attempt(Credit::any);
-    // relaxed: a hint that this sender set itself, or that somebody took
-    if (result == ClaimResult::full && control_.window.load(std::memory_order_relaxed) < window_ &&
+    // relaxed: whoever set it before has said so, and the receiver looks at it before it sleeps
+    if (result == ClaimResult::full && control_.window_lives.load(std::memory_order_relaxed) != 0 &&
         (control_.senders_waiting.load(std::memory_order_relaxed) & kSenderWaits) == 0) {
       control_.senders_waiting.fetch_or(kSenderWaits, std::memory_order_seq_cst);
-      say_starved();
+      say_waiting(kSenderWaits);
     }
   }
   switch (result) {
@@ -286,12 +284,14 @@ void Outlet::wake_receiver() noexcept {
   [[maybe_unused]] const auto written = ::write(receiver_wake_fd_.get(), &one, sizeof one);
 }
 
-// SYNC receiver-sleep (sender): that a sender waits was said before, sequentially consistent;
-// either this sees the receiver armed, or the receiver's last look sees the sender waiting. It then
-// finds its ring empty, and the window too small. relaxed: the receiver makes it smaller only while
-// awake
-void Outlet::say_starved() noexcept {
-  if (control_.window.load(std::memory_order_relaxed) < window_) wake_receiver();
+// A receiver that finds its ring empty, and a sender that waits for room, opens its window.
+// SYNC receiver-sleep (sender): that one waits was said before, sequentially consistent; either
+// this sees the receiver armed, or the receiver's last look sees who waits (Inlet::starving()).
+// relaxed: written before the first limit
+void Outlet::say_waiting(SenderWait what) noexcept {
+  if (!publisher_ && what == kSenderWaits &&
+      control_.window_lives.load(std::memory_order_relaxed) != 0)
+    wake_receiver();
 }
 
 void Outlet::commit(const Claim& claim, Tally& tally) noexcept {
@@ -420,11 +420,8 @@ void Outlet::arm() noexcept {
     // For room or for consumption: both are told.
     control_.senders_waiting.fetch_or(kSenderWaits | kSenderFlushes | kSenderRests,
                                       std::memory_order_seq_cst);
-    if (publisher_) {
-      publisher_->ask_credit(true);
-    } else {
-      say_starved();
-    }
+    if (publisher_) publisher_->ask_credit(true);
+    say_waiting(kSenderWaits);
     barrier_for_all(sleep_barrier_);
     // SYNC bell: a receiver in this process that closed may not have heard of it yet.
     if (!connection_ && control_.receiver_closed.load(std::memory_order_seq_cst) != 0)

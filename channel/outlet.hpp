@@ -125,8 +125,8 @@ class Outlet final : public ConnectionObserver,
   void tell_receiver(Cursor end, bool answer) noexcept;
   void count(Tally& tally, std::uint64_t messages, std::uint64_t bytes) noexcept;
   void wake_receiver() noexcept;
-  /// Local rings: a sender waits for room that a smaller window does not give.
-  void say_starved() noexcept;
+  /// Wakes a local receiver whose window may be what a sender waits for.
+  void say_waiting(SenderWait what) noexcept;
   void end(End how, const std::string& why) noexcept;
   [[nodiscard]] SendStatus refusal() const noexcept;
   [[nodiscard]] SendStatus too_large() const noexcept;

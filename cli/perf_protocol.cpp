@@ -77,6 +77,7 @@ SideStats operator-(const SideStats& after, const SideStats& before) {
   return {.cpu_us = after.cpu_us - before.cpu_us,
           .stalls = after.stalls - before.stalls,
           .parks = after.parks - before.parks,
+          .window = after.window,
           .work = {.posts = after.work.posts - before.work.posts,
                    .work_requests = after.work.work_requests - before.work.work_requests,
                    .completions = after.work.completions - before.work.completions,
@@ -86,14 +87,19 @@ SideStats operator-(const SideStats& after, const SideStats& before) {
 }
 
 SideStats side_stats(const SenderStats& stats, CpuScope scope) {
-  return {
-      .cpu_us = cpu_us(scope), .stalls = stats.stalls, .parks = stats.parks, .work = stats.work};
+  return {.cpu_us = cpu_us(scope),
+          .stalls = stats.stalls,
+          .parks = stats.parks,
+          .window = stats.window,
+          .work = stats.work};
 }
 
 SideStats side_stats(const ReceiverStats& stats, SourceId source, CpuScope scope) {
-  SideStats side{.cpu_us = cpu_us(scope), .stalls = 0, .parks = stats.parks, .work = {}};
+  SideStats side{.cpu_us = cpu_us(scope), .parks = stats.parks, .work = {}};
   for (const auto& each : stats.sources) {
-    if (each.id == source) side.work = each.work;
+    if (each.id != source) continue;
+    side.work = each.work;
+    side.window = each.flow.now;
   }
   return side;
 }
@@ -107,7 +113,8 @@ Json to_json(const SideStats& stats) {
           {"immediates", stats.work.immediates},
           {"hot_publishes", stats.work.hot_publishes},
           {"stalls", stats.stalls},
-          {"parks", stats.parks}};
+          {"parks", stats.parks},
+          {"window", stats.window}};
 }
 
 std::string encode(const Json& control, std::size_t data_size) {

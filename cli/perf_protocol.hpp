@@ -36,6 +36,7 @@ struct SideStats {
   double cpu_us = 0;
   std::uint64_t stalls = 0;
   std::uint64_t parks = 0;
+  std::uint64_t window = 0;  ///< bytes, now: the sender's largest, the receiver's own
   PathStats work;
 };
 [[nodiscard]] SideStats operator-(const SideStats& after, const SideStats& before);

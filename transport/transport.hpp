@@ -35,7 +35,7 @@ inline constexpr std::uint64_t kBatchPart = 16;
 /// The words beside a ring that both of its ends touch. For local rings it lives with the ring, in
 /// memory that both map; for remote ones each end has its own, fed by the link.
 ///
-/// Who writes what: the receiver `limit`, `window`, `consumed`, `receiver_closed`,
+/// Who writes what: the receiver `limit`, `window`, `window_lives`, `consumed`, `receiver_closed`,
 /// `receiver_barriers`; the sender `sender_gone`, `sender_barriers`; both `receiver_armed` and
 /// `senders_waiting` (set by the sleeper, taken by the waker), and `credit_epoch` (raised by the
 /// receiver, and by the sender's own process when the path ends). Either may find anything here
@@ -43,7 +43,8 @@ inline constexpr std::uint64_t kBatchPart = 16;
 struct RingControl {
   // Written by the receiver now and then: a sender that waits looks here and disturbs nobody.
   alignas(kLine) std::atomic<std::uint64_t> limit;  ///< the sender may fill up to this cursor,
-  std::atomic<std::uint64_t> window;  ///< or so far beyond `consumed` (local rings); may move
+  std::atomic<std::uint64_t> window;                ///< or so far beyond `consumed` (local rings),
+  std::atomic<std::uint32_t> window_lives;          ///< 1: which moves
   // Read by the sender for every message, seldom written.
   alignas(kLine) std::atomic<std::uint32_t> receiver_armed;  ///< 1: the receiver sleeps, wake it
   std::atomic<std::uint32_t> receiver_closed;                ///< 1: no message is taken any more

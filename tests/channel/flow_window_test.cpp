@@ -238,7 +238,7 @@ TEST(FlowWindow, fills_a_long_link) {
     const auto outcome = living(traffic, 1ms);
     const auto whole = fixed(traffic);
     EXPECT_GE(outcome.rate(), 0.97 * whole.rate()) << link.count();
-    EXPECT_LE(outcome.delay(0.5), whole.delay(0.5) / 10) << link.count();
+    EXPECT_LE(outcome.delay(0.5), whole.delay(0.5) / 5) << link.count();
   }
 }
 

@@ -786,7 +786,7 @@ void shrink_and_grow() {
     }
   });
   std::uint64_t next = 0;
-  const auto until = [&](std::chrono::milliseconds work, auto&& done) {
+  const auto until = [&, &rx = rx](std::chrono::milliseconds work, auto&& done) {
     for (;;) {
       const auto message = rx.recv();
       ASSERT_TRUE(message);

@@ -1,6 +1,8 @@
 // Bounded: full, blocked, timeouts, credit, the window, fairness.
 #include <algorithm>
 #include <atomic>
+#include <deque>
+#include <mutex>
 #include <random>
 #include <thread>
 
@@ -401,6 +403,41 @@ const AddCase living_held{"a_living_window_opens_while_messages_are_held",
                             for (std::uint64_t i = 0; i < 1'040; ++i)
                               ASSERT_EQ(sender.send(pattern(i, 1'000)), SendStatus::sent);
                           }};
+
+const AddCase living_released{
+    "a_living_window_opens_for_messages_released_while_the_receiver_sleeps",
+    [](Side& side) {
+      Receiver receiver = side.bind(std::string(kSmallest) + "&spin=0");
+      std::mutex mutex;
+      std::deque<Message> held;
+      std::atomic<bool> done = false;
+      std::jthread releasing([&] {
+        while (!done) {
+          std::this_thread::sleep_for(std::chrono::microseconds(200));
+          const std::lock_guard lock(mutex);
+          if (!held.empty()) held.pop_front();
+        }
+      });
+      std::uint64_t next = 0;
+      EXPECT_EQ(drain(receiver,
+                      [&](Message&& m) {
+                        EXPECT_TRUE(has_pattern(next, m.data())) << "message " << next;
+                        ++next;
+                        const std::lock_guard lock(mutex);
+                        held.push_back(std::move(m));
+                      }),
+                RecvStatus::closed);
+      EXPECT_EQ(next, std::stoull(side.get("total")));
+      done = true;
+    },
+    [](Side& side) {
+      Sender sender = side.connect("spin=0");
+      std::mt19937 random(5);
+      const std::uint64_t total = side.scaled(1'000, 100);
+      for (std::uint64_t i = 0; i < total; ++i)
+        ASSERT_EQ(sender.send(pattern(i, random() % 8'000)), SendStatus::sent);
+      side.put("total", std::to_string(total));
+    }};
 
 const AddCase living_moves{
     "a_living_window_shrinks_with_a_slow_receiver_and_grows_again",

@@ -28,6 +28,7 @@ TEST(Layout, sizes_and_offsets_are_those_of_wire_version_1) {
   EXPECT_EQ(sizeof(FrameHeader), 12U);
   EXPECT_EQ(sizeof(RingControl), 256U);
   EXPECT_EQ(offsetof(RingControl, window), 8U);
+  EXPECT_EQ(offsetof(RingControl, window_lives), 16U);
   EXPECT_EQ(offsetof(RingControl, receiver_armed), 64U);
   EXPECT_EQ(offsetof(RingControl, receiver_closed), 68U);
   EXPECT_EQ(offsetof(RingControl, receiver_barriers), 72U);
