@@ -134,21 +134,21 @@ class Local {
   // ── Receiving ────────────────────────────────────────────────────────────────────────────────
 
   template <class Take>
-  [[nodiscard]] RecvStatus try_recv(Take&& take) {
-    if (const auto refused = refusal_to_receive(); refused != RecvStatus::received) return refused;
-    if (ring_.pop(take)) [[likely]] {
+  [[nodiscard]] RecvStatus try_recv(Take take) {
+    if (!here()) return RecvStatus::forked;
+    if (ring_.pop(take, [this] { return receiving_ended(); })) [[likely]] {
       if (writable_.awaited() && ring_.has_room()) writable_.wake(1);
       return RecvStatus::received;
     }
-    return empty_or_closed([&] { return ring_.pop(take); });
+    return empty_or_closed([this, take] { return ring_.pop(take); });
   }
 
   template <class Take>
-  [[nodiscard]] RecvStatus recv(TimePoint deadline, Take&& take) {
+  [[nodiscard]] RecvStatus recv(TimePoint deadline, Take take) {
     const auto status = try_recv(take);
     if (status != RecvStatus::empty) [[likely]]
       return status;
-    return await_message(deadline, [&] { return try_recv(take); });
+    return await_message(deadline, [this, take] { return try_recv(take); });
   }
 
   /// Moves up to `count` messages to `out`, as many as are there; `taken` is to be 0 before. What
@@ -279,19 +279,21 @@ class Local {
     if (!here()) return SendStatus::forked;
     return closed() ? SendStatus::closed : SendStatus::sent;
   }
+  [[nodiscard]] bool receiving_ended() const noexcept {
+    return (ends_.load(std::memory_order_acquire) & kReceivingEnded) != 0;  // SYNC ends
+  }
   [[nodiscard]] RecvStatus refusal_to_receive() const noexcept {
     if (!here()) return RecvStatus::forked;
-    // SYNC ends
-    return (ends_.load(std::memory_order_acquire) & kReceivingEnded) != 0 ? RecvStatus::closed
-                                                                          : RecvStatus::received;
+    return receiving_ended() ? RecvStatus::closed : RecvStatus::received;
   }
 
   /// `take` says whether it got all that was wanted.
   template <class Take>
-  [[nodiscard, gnu::noinline]] RecvStatus empty_or_closed(Take&& take) {
+  [[nodiscard, gnu::noinline]] RecvStatus empty_or_closed(Take take) {
     // Looked at on a line of its own: the tail's is the producers'.
-    if ((ends_.load(std::memory_order_acquire) & kSendingEnded) == 0)  // SYNC ends
-      return RecvStatus::empty;
+    const auto ends = ends_.load(std::memory_order_acquire);  // SYNC ends
+    if (ends == 0) return RecvStatus::empty;
+    if ((ends & kReceivingEnded) != 0) return RecvStatus::closed;
     // What was sent before the end may have come after the first look.
     if (take()) return RecvStatus::received;
     return ring_.drained() ? RecvStatus::closed : RecvStatus::empty;
@@ -302,7 +304,7 @@ class Local {
   /// list has reason to be woken.
   template <class Status, class Attempt, class More>
   [[nodiscard]] Status await(WaitList& list, std::atomic<std::uint64_t>& parks, Status not_yet,
-                             TimePoint deadline, Attempt&& attempt, More&& more) {
+                             TimePoint deadline, Attempt attempt, More&& more) {
     Watch watch(spin_, deadline);
     int looks = 0;
     do {
@@ -326,7 +328,7 @@ class Local {
 
   // What waits is not inlined, so that what does not, is.
   template <class Attempt>
-  [[nodiscard, gnu::noinline]] SendStatus await_room(TimePoint deadline, Attempt&& attempt) {
+  [[nodiscard, gnu::noinline]] SendStatus await_room(TimePoint deadline, Attempt attempt) {
     send_stalls_.fetch_add(1, std::memory_order_relaxed);
     return await(
         writable_, send_parks_, SendStatus::full, deadline,
@@ -338,7 +340,7 @@ class Local {
   }
 
   template <class Attempt>
-  [[nodiscard, gnu::noinline]] RecvStatus await_message(TimePoint deadline, Attempt&& attempt) {
+  [[nodiscard, gnu::noinline]] RecvStatus await_message(TimePoint deadline, Attempt attempt) {
     const auto head = ring_.head();
     if (spin_ > Duration::zero()) look_away(head - waited_at_.load(std::memory_order_relaxed));
     waited_at_.store(head, std::memory_order_relaxed);

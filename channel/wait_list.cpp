@@ -72,7 +72,8 @@ void WaitList::wake_all() noexcept {
   {
     // One who comes after this sees what it is woken for.
     const std::lock_guard lock(mutex_);
-    all = waiting_.load(std::memory_order_relaxed);  // relaxed: written with the mutex held
+    // relaxed: written with the mutex held
+    all = waiting_.load(std::memory_order_relaxed) & ~kNoBarriers;
   }
   wake(all);
 }

@@ -88,11 +88,10 @@ class WaitList {
 
   /// Somebody is there to be chosen. To be called after what they wait for was made available.
   [[nodiscard]] bool awaited() noexcept {
-    // SYNC awaited (waker): what was made available is seen by a waiter that this does not see.
-    if (!barriers_) [[unlikely]]
-      return waiting_.fetch_add(0, std::memory_order_seq_cst) != 0;
     std::atomic_signal_fence(std::memory_order_seq_cst);  // for the compiler
-    return waiting_.load(std::memory_order_relaxed) != 0;
+    if (waiting_.load(std::memory_order_relaxed) == 0) return false;
+    // SYNC awaited (waker): what was made available is seen by a waiter that this does not see.
+    return barriers_ || waiting_.fetch_add(0, std::memory_order_seq_cst) != kNoBarriers;
   }
   /// Chooses and wakes up to `count` of those who wait, the longest first.
   void wake(std::size_t count) noexcept;
@@ -108,9 +107,13 @@ class WaitList {
  private:
   void unlink(WaitNode& node) noexcept;
 
+  /// Counted among those who wait where there are no barriers: then a look at the number is enough
+  /// to see that it must be read in order.
+  static constexpr std::uint32_t kNoBarriers = std::uint32_t{1} << 31U;
+
   const bool barriers_;
   WaitSource* const source_ = nullptr;
-  std::atomic<std::uint32_t> waiting_{0};
+  std::atomic<std::uint32_t> waiting_{barriers_ ? 0 : kNoBarriers};
   std::mutex mutex_;  // guards both below
   WaitNode* first_ = nullptr;
   WaitNode* last_ = nullptr;
