@@ -71,9 +71,10 @@ template <class T, Topology kTopology>
 class Local {
  public:
   Local(std::size_t capacity, const ChannelOptions& options)
-      : spin_(options.waiting == Waiting::spin    ? kForever
-              : options.waiting == Waiting::block ? Duration::zero()
-                                                  : options.spin),
+      : spin_(options.waiting == Waiting::spin ? kForever
+              : sleeps_soon(options)           ? kBriefly
+                                               : options.spin),
+        barriers_(!sleeps_soon(options) && enroll_in_barriers()),
         ring_(capacity, checked_target(options.target_delay, kTopology)) {}
 
   // ── Sending ──────────────────────────────────────────────────────────────────────────────────
@@ -262,6 +263,13 @@ class Local {
   /// A sender that waits takes room in batches for so many looks, then any there is.
   static constexpr int kLooksForBatches = 1000;
 
+  /// About as long as it takes to fall asleep and to be woken.
+  static constexpr Duration kBriefly = std::chrono::microseconds(10);
+  [[nodiscard]] static bool sleeps_soon(const ChannelOptions& options) noexcept {
+    return options.waiting == Waiting::block ||
+           (options.waiting == Waiting::adaptive && options.spin <= Duration::zero());
+  }
+
   [[nodiscard]] static SendStatus status_of(ClaimResult result) noexcept {
     switch (result) {
       case ClaimResult::claimed: return SendStatus::sent;
@@ -342,7 +350,7 @@ class Local {
   template <class Attempt>
   [[nodiscard, gnu::noinline]] RecvStatus await_message(TimePoint deadline, Attempt attempt) {
     const auto head = ring_.head();
-    if (spin_ > Duration::zero()) look_away(head - waited_at_.load(std::memory_order_relaxed));
+    look_away(head - waited_at_.load(std::memory_order_relaxed));
     waited_at_.store(head, std::memory_order_relaxed);
     return await(
         readable_, recv_parks_, RecvStatus::empty, deadline, [&](Credit) { return attempt(); },
@@ -358,7 +366,7 @@ class Local {
 
   const Birth birth_;
   const Duration spin_;
-  const bool barriers_ = spin_ > Duration::zero() && enroll_in_barriers();
+  const bool barriers_;
   // SYNC ends: what was sent or taken before an end is seen by who sees it. Seldom written.
   std::atomic<std::uint32_t> ends_{0};
   SlotRing<T, kTopology> ring_;
