@@ -338,6 +338,8 @@ class Local {
   template <class Attempt>
   [[nodiscard, gnu::noinline]] SendStatus await_room(TimePoint deadline, Attempt attempt) {
     send_stalls_.fetch_add(1, std::memory_order_relaxed);
+    // With one consumer room comes in batches anyhow.
+    if constexpr (several_consumers(kTopology)) look_away_since(full_at_, ring_.tail());
     return await(
         writable_, send_parks_, SendStatus::full, deadline,
         [&](Credit credit) {
@@ -349,12 +351,15 @@ class Local {
 
   template <class Attempt>
   [[nodiscard, gnu::noinline]] RecvStatus await_message(TimePoint deadline, Attempt attempt) {
-    const auto head = ring_.head();
-    look_away(head - waited_at_.load(std::memory_order_relaxed));
-    waited_at_.store(head, std::memory_order_relaxed);
+    look_away_since(empty_at_, ring_.head());
     return await(
         readable_, recv_parks_, RecvStatus::empty, deadline, [&](Credit) { return attempt(); },
         [&] { return ring_.size() != 0; });
+  }
+
+  static void look_away_since(std::atomic<std::uint64_t>& last, std::uint64_t now) noexcept {
+    look_away(now - last.load(std::memory_order_relaxed));
+    last.store(now, std::memory_order_relaxed);
   }
 
   [[nodiscard]] static bool revive(std::atomic<std::size_t>& count) noexcept {
@@ -373,8 +378,10 @@ class Local {
   // Each read by the other side for every message, seldom written.
   alignas(kLine) WaitList readable_{barriers_};
   alignas(kLine) WaitList writable_{barriers_};
-  /// The head when a receiver last found nothing. relaxed: a hint
-  alignas(kLine) std::atomic<std::uint64_t> waited_at_{0};
+  // relaxed: hints. The head when a receiver last found nothing, the tail when a sender last found
+  // no room.
+  alignas(kLine) std::atomic<std::uint64_t> empty_at_{0};
+  alignas(kLine) std::atomic<std::uint64_t> full_at_{0};
   // relaxed: statistics
   alignas(kLine) std::atomic<std::uint64_t> send_stalls_{0};
   std::atomic<std::uint64_t> send_parks_{0};
