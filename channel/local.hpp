@@ -71,9 +71,10 @@ template <class T, Topology kTopology>
 class Local {
  public:
   Local(std::size_t capacity, const ChannelOptions& options)
-      : spin_(options.waiting == Waiting::spin    ? kForever
-              : options.waiting == Waiting::block ? Duration::zero()
-                                                  : options.spin),
+      : spin_(options.waiting == Waiting::spin ? kForever
+              : sleeps_soon(options)           ? kBriefly
+                                               : options.spin),
+        barriers_(!sleeps_soon(options) && enroll_in_barriers()),
         ring_(capacity, checked_target(options.target_delay, kTopology)) {}
 
   // ── Sending ──────────────────────────────────────────────────────────────────────────────────
@@ -134,21 +135,21 @@ class Local {
   // ── Receiving ────────────────────────────────────────────────────────────────────────────────
 
   template <class Take>
-  [[nodiscard]] RecvStatus try_recv(Take&& take) {
-    if (const auto refused = refusal_to_receive(); refused != RecvStatus::received) return refused;
-    if (ring_.pop(take)) [[likely]] {
+  [[nodiscard]] RecvStatus try_recv(Take take) {
+    if (!here()) return RecvStatus::forked;
+    if (ring_.pop(take, [this] { return receiving_ended(); })) [[likely]] {
       if (writable_.awaited() && ring_.has_room()) writable_.wake(1);
       return RecvStatus::received;
     }
-    return empty_or_closed([&] { return ring_.pop(take); });
+    return empty_or_closed([this, take] { return ring_.pop(take); });
   }
 
   template <class Take>
-  [[nodiscard]] RecvStatus recv(TimePoint deadline, Take&& take) {
+  [[nodiscard]] RecvStatus recv(TimePoint deadline, Take take) {
     const auto status = try_recv(take);
     if (status != RecvStatus::empty) [[likely]]
       return status;
-    return await_message(deadline, [&] { return try_recv(take); });
+    return await_message(deadline, [this, take] { return try_recv(take); });
   }
 
   /// Moves up to `count` messages to `out`, as many as are there; `taken` is to be 0 before. What
@@ -262,6 +263,13 @@ class Local {
   /// A sender that waits takes room in batches for so many looks, then any there is.
   static constexpr int kLooksForBatches = 1000;
 
+  /// About as long as it takes to fall asleep and to be woken.
+  static constexpr Duration kBriefly = std::chrono::microseconds(10);
+  [[nodiscard]] static bool sleeps_soon(const ChannelOptions& options) noexcept {
+    return options.waiting == Waiting::block ||
+           (options.waiting == Waiting::adaptive && options.spin <= Duration::zero());
+  }
+
   [[nodiscard]] static SendStatus status_of(ClaimResult result) noexcept {
     switch (result) {
       case ClaimResult::claimed: return SendStatus::sent;
@@ -279,19 +287,21 @@ class Local {
     if (!here()) return SendStatus::forked;
     return closed() ? SendStatus::closed : SendStatus::sent;
   }
+  [[nodiscard]] bool receiving_ended() const noexcept {
+    return (ends_.load(std::memory_order_acquire) & kReceivingEnded) != 0;  // SYNC ends
+  }
   [[nodiscard]] RecvStatus refusal_to_receive() const noexcept {
     if (!here()) return RecvStatus::forked;
-    // SYNC ends
-    return (ends_.load(std::memory_order_acquire) & kReceivingEnded) != 0 ? RecvStatus::closed
-                                                                          : RecvStatus::received;
+    return receiving_ended() ? RecvStatus::closed : RecvStatus::received;
   }
 
   /// `take` says whether it got all that was wanted.
   template <class Take>
-  [[nodiscard, gnu::noinline]] RecvStatus empty_or_closed(Take&& take) {
+  [[nodiscard, gnu::noinline]] RecvStatus empty_or_closed(Take take) {
     // Looked at on a line of its own: the tail's is the producers'.
-    if ((ends_.load(std::memory_order_acquire) & kSendingEnded) == 0)  // SYNC ends
-      return RecvStatus::empty;
+    const auto ends = ends_.load(std::memory_order_acquire);  // SYNC ends
+    if (ends == 0) return RecvStatus::empty;
+    if ((ends & kReceivingEnded) != 0) return RecvStatus::closed;
     // What was sent before the end may have come after the first look.
     if (take()) return RecvStatus::received;
     return ring_.drained() ? RecvStatus::closed : RecvStatus::empty;
@@ -302,7 +312,7 @@ class Local {
   /// list has reason to be woken.
   template <class Status, class Attempt, class More>
   [[nodiscard]] Status await(WaitList& list, std::atomic<std::uint64_t>& parks, Status not_yet,
-                             TimePoint deadline, Attempt&& attempt, More&& more) {
+                             TimePoint deadline, Attempt attempt, More&& more) {
     Watch watch(spin_, deadline);
     int looks = 0;
     do {
@@ -326,8 +336,10 @@ class Local {
 
   // What waits is not inlined, so that what does not, is.
   template <class Attempt>
-  [[nodiscard, gnu::noinline]] SendStatus await_room(TimePoint deadline, Attempt&& attempt) {
+  [[nodiscard, gnu::noinline]] SendStatus await_room(TimePoint deadline, Attempt attempt) {
     send_stalls_.fetch_add(1, std::memory_order_relaxed);
+    // With one consumer room comes in batches anyhow.
+    if constexpr (several_consumers(kTopology)) look_away_since(full_at_, ring_.tail());
     return await(
         writable_, send_parks_, SendStatus::full, deadline,
         [&](Credit credit) {
@@ -338,13 +350,16 @@ class Local {
   }
 
   template <class Attempt>
-  [[nodiscard, gnu::noinline]] RecvStatus await_message(TimePoint deadline, Attempt&& attempt) {
-    const auto head = ring_.head();
-    if (spin_ > Duration::zero()) look_away(head - waited_at_.load(std::memory_order_relaxed));
-    waited_at_.store(head, std::memory_order_relaxed);
+  [[nodiscard, gnu::noinline]] RecvStatus await_message(TimePoint deadline, Attempt attempt) {
+    look_away_since(empty_at_, ring_.head());
     return await(
         readable_, recv_parks_, RecvStatus::empty, deadline, [&](Credit) { return attempt(); },
         [&] { return ring_.size() != 0; });
+  }
+
+  static void look_away_since(std::atomic<std::uint64_t>& last, std::uint64_t now) noexcept {
+    look_away(now - last.load(std::memory_order_relaxed));
+    last.store(now, std::memory_order_relaxed);
   }
 
   [[nodiscard]] static bool revive(std::atomic<std::size_t>& count) noexcept {
@@ -356,15 +371,17 @@ class Local {
 
   const Birth birth_;
   const Duration spin_;
-  const bool barriers_ = spin_ > Duration::zero() && enroll_in_barriers();
+  const bool barriers_;
   // SYNC ends: what was sent or taken before an end is seen by who sees it. Seldom written.
   std::atomic<std::uint32_t> ends_{0};
   SlotRing<T, kTopology> ring_;
   // Each read by the other side for every message, seldom written.
   alignas(kLine) WaitList readable_{barriers_};
   alignas(kLine) WaitList writable_{barriers_};
-  /// The head when a receiver last found nothing. relaxed: a hint
-  alignas(kLine) std::atomic<std::uint64_t> waited_at_{0};
+  // relaxed: hints. The head when a receiver last found nothing, the tail when a sender last found
+  // no room.
+  alignas(kLine) std::atomic<std::uint64_t> empty_at_{0};
+  alignas(kLine) std::atomic<std::uint64_t> full_at_{0};
   // relaxed: statistics
   alignas(kLine) std::atomic<std::uint64_t> send_stalls_{0};
   std::atomic<std::uint64_t> send_parks_{0};

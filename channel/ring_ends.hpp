@@ -109,6 +109,10 @@ class RingEnds {
   alignas(kLine) std::atomic<std::uint64_t> head_{0};  // written by consumers
 };
 
+struct Never {
+  [[nodiscard]] bool operator()() const noexcept { return false; }
+};
+
 /// An iterator over T that lie one behind the other and may be copied as bytes.
 template <class It, class T>
 concept IteratorOverBytes = std::contiguous_iterator<It> && std::is_trivially_copyable_v<T> &&

@@ -61,10 +61,11 @@ class StampedPlaces {
   }
   /// The value that comes `count` after this one, at most `adjacent`.
   [[nodiscard]] T* after(T* value, std::size_t count = 1) const noexcept {
-    auto& group = group_of(value);
     value += count;
-    if (value != group.value(kEach)) return value;
-    auto* next = &group + 1;
+    // By the address alone where groups are lines.
+    constexpr std::size_t kEnd = (offsetof(Group, bytes) + kEach * sizeof(T)) % kLine;
+    if (kEach > 1 && reinterpret_cast<std::uintptr_t>(value) % kLine != kEnd) return value;
+    auto* next = &group_of(value - 1) + 1;
     return (next == &groups_[mask_] + 1 ? &groups_[0] : next)->value(0);
   }
 
@@ -161,6 +162,7 @@ class RunRing : public RingEnds<kProducers> {
         fast_until_(capacity),
         next_(places_.value(0)),
         limit_(capacity),
+        grant_at_(batch_),
         at_(places_.value(0)) {}
   RunRing(const RunRing&) = delete;
   RunRing& operator=(const RunRing&) = delete;
@@ -240,14 +242,19 @@ class RunRing : public RingEnds<kProducers> {
   // ── The consumer ─────────────────────────────────────────────────────────────────────────────
 
   /// Hands the next value to `take` as an rvalue, then destroys it. False: nothing is there, or it
-  /// was claimed and not published yet. A value whose `take` throws stays.
-  template <class Take>
-  [[nodiscard]] bool pop(Take&& take) noexcept(noexcept(take(std::declval<T&&>()))) {
-    // relaxed: the consumer is the only writer of both
+  /// was claimed and not published yet. A value whose `take` throws stays. `ended`: asked before
+  /// anything new is looked for, which is not once clear() was called and this is true.
+  template <class Take, class Ended = Never>
+  [[nodiscard]] bool pop(Take take,
+                         Ended ended = {}) noexcept(noexcept(take(std::declval<T&&>()))) {
+    // relaxed: the consumer is the only writer
     std::uint64_t head = head_.load(std::memory_order_relaxed);
-    if (!seen_clean(head)) [[unlikely]] {
-      head = look(head);
-      if (head == kNone) return false;
+    if (head == seen_.load(std::memory_order_relaxed)) {
+      if (ended()) return false;
+      if (!look_quickly(head)) [[unlikely]] {
+        head = look(head);
+        if (head == kNone) return false;
+      }
     }
     T* const value = at_;
     take(std::move(*value));
@@ -269,16 +276,19 @@ class RunRing : public RingEnds<kProducers> {
     const Taken taken{*this, head};
     std::size_t left = count;
     while (left != 0) {
-      if (!seen_clean(head)) [[unlikely]] {
-        const auto next = look(head);
-        if (next == kNone) break;
-        head = next;
+      auto seen = seen_.load(std::memory_order_relaxed);
+      if (head == seen) {
+        if (!look_quickly(head)) [[unlikely]] {
+          const auto next = look(head);
+          if (next == kNone) break;
+          head = next;
+        }
+        seen = seen_.load(std::memory_order_relaxed);
       }
-      const auto seen = seen_.load(std::memory_order_relaxed);
       const auto some = std::min({left, batch_, places_.adjacent(at_), std::size_t{seen - head}});
       move_out(head, some, out);
       left -= some;
-      if (head - granted_ >= batch_) pass(head);
+      if (head >= grant_at_) pass(head);
     }
     return count - left;
   }
@@ -387,9 +397,8 @@ class RunRing : public RingEnds<kProducers> {
     return room <= 0 ? 0 : std::min(count, static_cast<std::size_t>(room));
   }
 
-  /// Is there a value at `head`? True unless in doubt.
-  [[nodiscard]] bool seen_clean(std::uint64_t head) noexcept {
-    if (head != seen_.load(std::memory_order_relaxed)) return true;
+  /// All seen was taken, up to `head`. True: there is more; false: perhaps.
+  [[nodiscard]] bool look_quickly(std::uint64_t head) noexcept {
     // SYNC run-publish (consumer)
     const auto stamp = places_.stamp_of(at_).load(std::memory_order_acquire);
     if (stamp >> 1U <= head) return false;
@@ -398,8 +407,8 @@ class RunRing : public RingEnds<kProducers> {
     seen_.store(stamp >> 1U, std::memory_order_relaxed);
     return true;
   }
-  /// All seen was taken, up to `head`. Passes over what was given back, to the next value: its
-  /// position, or kNone.
+  /// As look_quickly(), but passes over what was given back, to the next value: its position, or
+  /// kNone.
   [[nodiscard, gnu::noinline]] std::uint64_t look(std::uint64_t head) noexcept {
     for (;;) {
       // SYNC run-publish (consumer)
@@ -438,11 +447,19 @@ class RunRing : public RingEnds<kProducers> {
     if (head - granted_ < least) return;
     granted_ = head;
     if (window_) return grant_living(window_->granted(head, Ends::tail()));
+    grant_at_ = head + batch_;
     limit_.store(head + capacity_, std::memory_order_release);
   }
-  void pass(std::uint64_t head) noexcept { pass(head, batch_); }
+  void pass(std::uint64_t head) noexcept {
+    if (head < grant_at_) [[likely]] {
+      head_.store(head, std::memory_order_release);  // SYNC place-free (consumer)
+    } else {
+      pass(head, 1);
+    }
+  }
   void grant_living(std::uint64_t limit) noexcept {
     batch_ = window_->batch(kBatches);
+    grant_at_ = granted_ + batch_;
     if (limit != limit_.load(std::memory_order_relaxed))
       limit_.store(limit, std::memory_order_release);  // SYNC place-free (consumer)
   }
@@ -488,6 +505,7 @@ class RunRing : public RingEnds<kProducers> {
   alignas(kLine) std::atomic<std::uint64_t> seen_{
       0};                      // up to here values are there, one behind the other
   std::uint64_t granted_ = 0;  // the head when limit_ was written
+  std::uint64_t grant_at_;     // ... and when it will be
   T* at_;                      // the head's place
 };
 

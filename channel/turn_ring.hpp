@@ -130,9 +130,12 @@ class TurnRing : public RingEnds<kProducers> {
   // ── Consumers ────────────────────────────────────────────────────────────────────────────────
 
   /// Hands the next value to `take` as an rvalue, then destroys it. False: nothing is there, or it
-  /// was claimed and not published yet. A value whose `take` throws is gone.
-  template <class Take>
-  [[nodiscard]] bool pop(Take&& take) noexcept(noexcept(take(std::declval<T&&>()))) {
+  /// was claimed and not published yet. A value whose `take` throws is gone. `ended`: nothing
+  /// is taken where it is true.
+  template <class Take, class Ended = Never>
+  [[nodiscard]] bool pop(Take take,
+                         Ended ended = {}) noexcept(noexcept(take(std::declval<T&&>()))) {
+    if (ended()) return false;
     bool took = false;
     while (!took) {
       std::uint64_t head = 0;

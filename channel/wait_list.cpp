@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "penstock/channel/barrier.hpp"
 #include "penstock/channel/park.hpp"
@@ -20,10 +21,17 @@ void WaitList::unlink(WaitNode& node) noexcept {
   waiting_.fetch_sub(1, std::memory_order_relaxed);  // relaxed: with the mutex held
 }
 
+void WaitList::arrived(WaitNode& node) noexcept {
+  if (!std::exchange(node.on_its_way, false)) return;
+  // SYNC awaited (waiter): what a waker made available that saw this one on its way, is seen now.
+  waiting_.fetch_and(~kOnItsWay, std::memory_order_seq_cst);
+}
+
 bool WaitList::add(WaitNode& node) noexcept {
   {
     const std::lock_guard lock(mutex_);
     if (node.queued) return false;
+    arrived(node);
     node.before = last_;
     node.queued = true;
     (last_ != nullptr ? last_->after : first_) = &node;
@@ -37,7 +45,10 @@ bool WaitList::add(WaitNode& node) noexcept {
 
 bool WaitList::remove(WaitNode& node) noexcept {
   const std::lock_guard lock(mutex_);
-  if (!node.queued) return false;
+  if (!node.queued) {
+    arrived(node);
+    return false;
+  }
   unlink(node);
   return true;
 }
@@ -56,7 +67,15 @@ void WaitList::wake(std::size_t count) noexcept {
         if (!more) break;
         unlink(*node);
         wakes[chosen] = {};
-        if (node->waiter->choose(wakes[chosen])) ++chosen;
+        // Before it is chosen, after which it may go.
+        const bool prompt = !barriers_ && source_ == nullptr && node->waiter->prompt();
+        node->on_its_way = prompt;
+        if (!node->waiter->choose(wakes[chosen])) {
+          node->on_its_way = false;
+          continue;
+        }
+        ++chosen;
+        if (prompt) waiting_.fetch_or(kOnItsWay, std::memory_order_relaxed);  // with the mutex held
       }
     }
     for (std::size_t i = 0; i < chosen; ++i)
@@ -72,23 +91,26 @@ void WaitList::wake_all() noexcept {
   {
     // One who comes after this sees what it is woken for.
     const std::lock_guard lock(mutex_);
-    all = waiting_.load(std::memory_order_relaxed);  // relaxed: written with the mutex held
+    // relaxed: written with the mutex held
+    all = waiting_.load(std::memory_order_relaxed) & kCount;
   }
   wake(all);
 }
 
 WaitingThread::WaitingThread() noexcept
-    : Waiter([](Waiter& self, Wake& wake) noexcept {
-        auto& chosen = static_cast<WaitingThread&>(self).chosen_;
-        if (chosen.exchange(1, std::memory_order_acq_rel) != 0) return false;  // SYNC chosen
-        // The thread may go on, and this object with it, as soon as the mutex is released: what
-        // remains is an address, and a wake-up there does no harm to whoever sleeps there then.
-        wake = {[](void* word) noexcept {
-                  ::syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
-                },
-                &chosen};
-        return true;
-      }) {}
+    : Waiter(
+          [](Waiter& self, Wake& wake) noexcept {
+            auto& chosen = static_cast<WaitingThread&>(self).chosen_;
+            if (chosen.exchange(1, std::memory_order_acq_rel) != 0) return false;  // SYNC chosen
+            // The thread may go on, and this object with it, as soon as the mutex is released: what
+            // remains is an address, and a wake-up there does no harm to whoever sleeps there then.
+            wake = {[](void* word) noexcept {
+                      ::syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
+                    },
+                    &chosen};
+            return true;
+          },
+          true) {}
 
 bool WaitingThread::sleep(TimePoint deadline) noexcept {
   while (chosen_.load(std::memory_order_acquire) == 0) {  // SYNC chosen

@@ -37,18 +37,21 @@ class Waiter {
   /// removed it.
   using Choose = bool (*)(Waiter& self, Wake& wake) noexcept;
 
-  explicit Waiter(Choose how) noexcept : choose_(how) {}
+  /// `prompt`: once chosen it looks as soon as it has a CPU.
+  explicit Waiter(Choose how, bool prompt = false) noexcept : choose_(how), prompt_(prompt) {}
   Waiter(const Waiter&) = delete;
   Waiter& operator=(const Waiter&) = delete;
   Waiter(Waiter&&) = delete;
   Waiter& operator=(Waiter&&) = delete;
   [[nodiscard]] bool choose(Wake& wake) noexcept { return choose_(*this, wake); }
+  [[nodiscard]] bool prompt() const noexcept { return prompt_; }
 
  protected:
   ~Waiter() = default;
 
  private:
   const Choose choose_;
+  const bool prompt_;
 };
 
 /// A waiter's place in one list.
@@ -58,6 +61,7 @@ struct WaitNode {
   WaitNode* before = nullptr;
   WaitNode* after = nullptr;
   bool queued = false;
+  bool on_its_way = false;  // chosen, and has neither left nor come back
 };
 
 /// What a list's waiters wait for, where that does not look into the list by itself.
@@ -86,13 +90,16 @@ class WaitList {
   explicit WaitList(bool barriers) noexcept : barriers_(barriers) {}
   explicit WaitList(WaitSource& source) noexcept : barriers_(false), source_(&source) {}
 
-  /// Somebody is there to be chosen. To be called after what they wait for was made available.
+  /// Somebody is to be chosen. To be called after what they wait for was made available. Not true
+  /// while a thread that was chosen is on its way: it sees what is there when it comes, and has the
+  /// next one chosen if there is more. (Where there are barriers it would have to make one.)
   [[nodiscard]] bool awaited() noexcept {
-    // SYNC awaited (waker): what was made available is seen by a waiter that this does not see.
-    if (!barriers_) [[unlikely]]
-      return waiting_.fetch_add(0, std::memory_order_seq_cst) != 0;
     std::atomic_signal_fence(std::memory_order_seq_cst);  // for the compiler
-    return waiting_.load(std::memory_order_relaxed) != 0;
+    if (waiting_.load(std::memory_order_relaxed) == 0) return false;
+    if (barriers_) return true;
+    // SYNC awaited (waker): what was made available is seen by a waiter that this does not see.
+    const auto waiting = waiting_.fetch_add(0, std::memory_order_seq_cst);
+    return (waiting & kCount) != 0 && (waiting & kOnItsWay) == 0;
   }
   /// Chooses and wakes up to `count` of those who wait, the longest first.
   void wake(std::size_t count) noexcept;
@@ -107,10 +114,18 @@ class WaitList {
 
  private:
   void unlink(WaitNode& node) noexcept;
+  void arrived(WaitNode& node) noexcept;
+
+  /// Counted among those who wait where there are no barriers: then a look at the number is enough
+  /// to see that it must be read in order.
+  static constexpr std::uint32_t kNoBarriers = std::uint32_t{1} << 31U;
+  /// A thread was chosen and has not come yet. Only where there are neither barriers nor a source.
+  static constexpr std::uint32_t kOnItsWay = std::uint32_t{1} << 30U;
+  static constexpr std::uint32_t kCount = kOnItsWay - 1;
 
   const bool barriers_;
   WaitSource* const source_ = nullptr;
-  std::atomic<std::uint32_t> waiting_{0};
+  std::atomic<std::uint32_t> waiting_{barriers_ ? 0 : kNoBarriers};
   std::mutex mutex_;  // guards both below
   WaitNode* first_ = nullptr;
   WaitNode* last_ = nullptr;

@@ -54,6 +54,8 @@ using ChannelMpmc = Channel<Item, mpmc, Waiting::adaptive>;
 template <class Item>
 using ChannelSpscBlock = Channel<Item, spsc, Waiting::block>;
 template <class Item>
+using ChannelMpscBlock = Channel<Item, mpsc, Waiting::block>;
+template <class Item>
 using ChannelMpmcBlock = Channel<Item, mpmc, Waiting::block>;
 
 [[maybe_unused]] const bool entered = [] {
@@ -61,6 +63,7 @@ using ChannelMpmcBlock = Channel<Item, mpmc, Waiting::block>;
   contest::enter_all<ChannelMpsc>("penstock-mpsc");
   contest::enter_all<ChannelMpmc>("penstock-mpmc");
   contest::enter_all<ChannelSpscBlock>("penstock-spsc-block", true);
+  contest::enter_all<ChannelMpscBlock>("penstock-mpsc-block", true);
   contest::enter_all<ChannelMpmcBlock>("penstock-mpmc-block", true);
   return true;
 }();
