@@ -19,6 +19,7 @@
 
 #include "penstock/channel/await.hpp"
 #include "penstock/channel/local.hpp"
+#include "penstock/channel/receive_iterator.hpp"
 
 namespace penstock::v2 {
 
@@ -571,24 +572,7 @@ class alignas(kLine) Receiver : public LocalEnd<T, kTopology> {
 
   /// The messages as they come, until the channel is closed and drained. An input range: each
   /// message lives until the next one is asked for.
-  class Iterator {
-   public:
-    using value_type = T;
-    using difference_type = std::ptrdiff_t;
-    Iterator() = default;
-    explicit Iterator(Receiver& receiver) : receiver_(&receiver), now_(receiver.recv()) {}
-    [[nodiscard]] T& operator*() const noexcept { return *now_; }
-    Iterator& operator++() {
-      now_ = receiver_->recv();
-      return *this;
-    }
-    void operator++(int) { ++*this; }
-    [[nodiscard]] bool operator==(std::default_sentinel_t) const noexcept { return !now_; }
-
-   private:
-    Receiver* receiver_ = nullptr;
-    mutable Received<T> now_;
-  };
+  using Iterator = ReceiveIterator<Receiver, T>;
   [[nodiscard]] Iterator begin() { return Iterator(*this); }
   [[nodiscard]] std::default_sentinel_t end() const noexcept { return {}; }
 

@@ -25,6 +25,7 @@
 #include "penstock/channel/channel.hpp"
 #include "penstock/channel/codec.hpp"
 #include "penstock/channel/local_channel.hpp"
+#include "penstock/channel/receive_iterator.hpp"
 #include "penstock/channel/topology.hpp"
 #include "penstock/transport/clock.hpp"
 
@@ -356,25 +357,7 @@ class Receiver<T, remote> {
   /// The messages as they come, until every sender has gone. An input range: each message lives
   /// until the next one is asked for. Whatever is no message (a lost peer, bytes that cannot be
   /// decoded) ends it too: use recv() where that must be told apart.
-  class Iterator {
-   public:
-    using value_type = T;
-    using difference_type = std::ptrdiff_t;
-    Iterator() = default;
-    explicit Iterator(Receiver& receiver) : receiver_(&receiver), now_(receiver.recv()) {}
-    [[nodiscard]] T& operator*() const noexcept { return *now_; }
-    Iterator& operator++() {
-      now_ = ReceivedFrom<T>();  // gives its room back first
-      now_ = receiver_->recv();
-      return *this;
-    }
-    void operator++(int) { ++*this; }
-    [[nodiscard]] bool operator==(std::default_sentinel_t) const noexcept { return !now_; }
-
-   private:
-    Receiver* receiver_ = nullptr;
-    mutable ReceivedFrom<T> now_;
-  };
+  using Iterator = ReceiveIterator<Receiver, T>;
   [[nodiscard]] Iterator begin() { return Iterator(*this); }
   [[nodiscard]] std::default_sentinel_t end() const noexcept { return {}; }
 

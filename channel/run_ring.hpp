@@ -293,10 +293,6 @@ class RunRing : public RingEnds<kProducers> {
     return count - left;
   }
 
-  /// Lets producers have all room that there is. They are not told of each place that becomes free,
-  /// so as to leave the line to them.
-  void grant() noexcept { pass(head_.load(std::memory_order_relaxed), 1); }
-
   /// Destroys what is there.
   void clear() noexcept {
     while (pop([](T&&) noexcept {})) {
@@ -415,7 +411,7 @@ class RunRing : public RingEnds<kProducers> {
       const auto stamp = places_.stamp_of(at_).load(std::memory_order_acquire);
       const auto upto = stamp >> 1U;
       if (upto <= head) {
-        pass(head, 1);
+        grant(head);
         if (window_) grant_living(window_->found_nothing(head));
         return kNone;
       }
@@ -440,21 +436,23 @@ class RunRing : public RingEnds<kProducers> {
     }
   }
 
-  /// All before `head` was taken: producers are given the room once it is `least`.
-  void pass(std::uint64_t head, std::size_t least) noexcept {
+  /// All before `head` was taken: producers are given the room.
+  void grant(std::uint64_t head) noexcept {
     // SYNC place-free (consumer): the values are gone before these stores.
     head_.store(head, std::memory_order_release);
-    if (head - granted_ < least) return;
+    if (head == granted_) return;
     granted_ = head;
     if (window_) return grant_living(window_->granted(head, Ends::tail()));
     grant_at_ = head + batch_;
     limit_.store(head + capacity_, std::memory_order_release);
   }
+  /// All before `head` was taken: producers are given the room once it is a batch. They are not
+  /// told of each place that becomes free, so as to leave the line to them.
   void pass(std::uint64_t head) noexcept {
     if (head < grant_at_) [[likely]] {
       head_.store(head, std::memory_order_release);  // SYNC place-free (consumer)
     } else {
-      pass(head, 1);
+      grant(head);
     }
   }
   void grant_living(std::uint64_t limit) noexcept {

@@ -28,6 +28,10 @@ class Bytes {
       const auto status = end.send(std::as_bytes(std::span(&item, 1)));
       if (status != ps::SendStatus::sent) broken(to_string(status));
     }
+    void send_many(std::span<const Item> items) {
+      const auto batch = end.send_many(std::as_bytes(items), sizeof(Item));
+      if (batch.count != items.size()) broken(to_string(batch.status));
+    }
   };
   struct RecvEnd {
     ps::Receiver end;
@@ -36,9 +40,20 @@ class Bytes {
       if (message.data().size() != sizeof item) broken(to_string(message.status()));
       std::memcpy(&item, message.data().data(), sizeof item);
     }
+    std::size_t receive_many(std::span<Item> items) {
+      const auto status = end.recv_many(batch, items.size());
+      if (!batch) broken(to_string(status));
+      auto* item = items.data();
+      for (const auto message : batch) {
+        if (message.size() != sizeof(Item)) broken("a message of another size");
+        std::memcpy(item++, message.data(), sizeof(Item));
+      }
+      return batch.size();
+    }
+    ps::Messages batch{};
   };
   SendEnd sender(std::size_t /*number*/) { return {ps::connect(uri_)}; }
-  RecvEnd receiver() { return {ps::bind(uri_)}; }
+  RecvEnd receiver() { return {ps::bind(uri_), {}}; }
 
  private:
   std::string uri_;
