@@ -19,6 +19,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -217,13 +218,16 @@ void failed(benchmark::State& state, const char* why);
 void note_distance(benchmark::State& state, double before, double after);
 
 /// Registers one row. `run` takes a number of items and gives the seconds, negative if items were
-/// lost; it may throw.
+/// lost; it may throw. It is given `first` items, and after that as many as take a while, at most
+/// `most`.
 template <class Run>
-void enter(const std::string& work, const std::string& name, std::uint64_t first, Run run) {
+void enter(const std::string& work, const std::string& name, std::uint64_t first, Run run,
+           std::uint64_t most = std::numeric_limits<std::uint64_t>::max()) {
   auto* row = benchmark::RegisterBenchmark(
-      (work + "/" + name).c_str(), [run, first, count = std::uint64_t{0}](auto& state) mutable {
+      (work + "/" + name).c_str(),
+      [run, first, most, count = std::uint64_t{0}](auto& state) mutable {
         try {
-          if (count == 0) count = checking() ? first : enough(first, run(first));
+          if (count == 0) count = checking() ? first : std::min(enough(first, run(first)), most);
           for ([[maybe_unused]] auto _ : state) {
             const double before = checking() ? 0 : line_round_trip();
             const double seconds = run(count);
@@ -247,11 +251,13 @@ void enter_with(const std::string& name, bool sleeps) {
   const std::string size = std::to_string(kBytes) + "B";
   constexpr std::uint64_t kFirst = 20'000;
   const auto carried = [&](const std::string& what, Shape shape) {
-    auto first = kFirst;
-    if constexpr (requires { requires Queue::kStandsStill; })
-      if (shape.producers + shape.consumers > 2) first = kFirst / 100;
-    enter(what + "/" + size, name, first,
-          [shape](std::uint64_t count) { return carry<Queue, It>(shape, count); });
+    const auto run = [shape](std::uint64_t count) { return carry<Queue, It>(shape, count); };
+    if constexpr (requires { requires Queue::kStandsStill; }) {
+      // The first items may go well, and the same again take minutes.
+      if (shape.producers + shape.consumers > 2)
+        return enter(what + "/" + size, name, kFirst / 100, run, kFirst / 50);
+    }
+    enter(what + "/" + size, name, kFirst, run);
   };
   carried("1to1", {1, 1, false});
   using Sender = decltype(std::declval<Queue&>().sender());
