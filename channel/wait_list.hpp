@@ -93,13 +93,11 @@ class WaitList {
   /// Somebody is to be chosen. To be called after what they wait for was made available. Not true
   /// while a thread that was chosen is on its way: it sees what is there when it comes, and has the
   /// next one chosen if there is more. (Where there are barriers it would have to make one.)
-  [[nodiscard]] bool awaited() noexcept {
+  [[nodiscard, gnu::always_inline]] bool awaited() noexcept {
     std::atomic_signal_fence(std::memory_order_seq_cst);  // for the compiler
-    if (waiting_.load(std::memory_order_relaxed) == 0) return false;
-    if (barriers_) return true;
-    // SYNC awaited (waker): what was made available is seen by a waiter that this does not see.
-    const auto waiting = waiting_.fetch_add(0, std::memory_order_seq_cst);
-    return (waiting & kCount) != 0 && (waiting & kOnItsWay) == 0;
+    if (waiting_.load(std::memory_order_relaxed) == 0) [[likely]]
+      return false;
+    return barriers_ || awaited_in_order();
   }
   /// Chooses and wakes up to `count` of those who wait, the longest first.
   void wake(std::size_t count) noexcept;
@@ -113,6 +111,11 @@ class WaitList {
   bool remove(WaitNode& node) noexcept;
 
  private:
+  [[nodiscard]] bool awaited_in_order() noexcept {
+    // SYNC awaited (waker): what was made available is seen by a waiter that this does not see.
+    const auto waiting = waiting_.fetch_add(0, std::memory_order_seq_cst);
+    return (waiting & kCount) != 0 && (waiting & kOnItsWay) == 0;
+  }
   void unlink(WaitNode& node) noexcept;
   void arrived(WaitNode& node) noexcept;
 
