@@ -1,5 +1,8 @@
 #include "contest.hpp"
 
+#include <unistd.h>
+
+#include <atomic>
 #include <cstdlib>
 #include <string_view>
 
@@ -28,6 +31,11 @@ int run(int count, char** arguments) {
 }
 
 }  // namespace
+
+std::string fresh_name() {
+  static std::atomic<unsigned> count{0};
+  return "contest-" + std::to_string(::getpid()) + "-" + std::to_string(count++);
+}
 
 bool checking() noexcept { return only_checking; }
 

@@ -40,6 +40,9 @@ struct Item {
   std::array<std::uint64_t, kBytes / 8> word;
 };
 
+/// A name that no other channel of this machine has.
+[[nodiscard]] std::string fresh_name();
+
 /// For rivals that can only try: looks again, and gives the CPU away when that does not help.
 class Patience {
  public:

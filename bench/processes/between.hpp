@@ -11,10 +11,7 @@
 // Every item bears its sender's number and its own, and is checked.
 #pragma once
 
-#include <unistd.h>
-
 #include <array>
-#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -26,12 +23,6 @@
 #include "../local/contest.hpp"
 
 namespace contest {
-
-/// A name that no other channel of this machine has.
-[[nodiscard]] inline std::string fresh_name() {
-  static std::atomic<unsigned> count{0};
-  return "contest-" + std::to_string(::getpid()) + "-" + std::to_string(count++);
-}
 
 template <class Rival>
 [[nodiscard]] constexpr Where where_parts_run() {
