@@ -227,6 +227,7 @@ void write_trace(const std::string& path, const std::string& channel, const Sett
                        static_cast<double>(worst.inside) / 1e6,
                        static_cast<double>(worst.intended) / 1e6, worst.window);
   }
+  out.close();  // a full disk shows here
   if (!out) throw std::runtime_error("cannot write " + path);
 }
 
@@ -292,6 +293,7 @@ int measure(const Plan& plan) {
   if (!plan.json.empty()) {
     std::ofstream out(plan.json);
     out << report.dump(1) << '\n';
+    out.close();
     if (!out) throw std::runtime_error("cannot write " + plan.json);
   }
   return 0;
@@ -309,11 +311,15 @@ int main(int argc, char** argv) {
     app.add_option("--channels", plan.channels, "inproc, shm, typed")
         ->delimiter(',')
         ->check(CLI::IsMember({"inproc", "shm", "typed"}));
-    app.add_option("--capacity", plan.capacity, "bytes");
-    app.add_option("--target", plan.target_us, "of the living window, in microseconds");
-    app.add_option("--work", plan.work_ns, "nanoseconds of the consumer for a message");
-    app.add_option("--burst", plan.burst_ms, "milliseconds");
-    app.add_option("--load", plan.load, "of what the consumer carries on the average");
+    app.add_option("--capacity", plan.capacity, "bytes")
+        ->check(CLI::Range(std::uint64_t{16} << 10U, std::uint64_t{1} << 30U));
+    app.add_option("--target", plan.target_us, "of the living window, in microseconds")
+        ->check(CLI::Range(std::int64_t{1}, std::int64_t{3'600'000'000}));
+    app.add_option("--work", plan.work_ns, "nanoseconds of the consumer for a message")
+        ->check(CLI::Range(1, 1'000'000'000));
+    app.add_option("--burst", plan.burst_ms, "milliseconds")->check(CLI::Range(1, 60'000));
+    app.add_option("--load", plan.load, "of what the consumer carries on the average")
+        ->check(CLI::Range(0.001, 10.0));
     app.add_option("--json", plan.json, "file for the figures");
     app.add_option("--trace", plan.trace, "file (CSV) for the first repeat's delays over time");
     CLI11_PARSE(app, argc, argv);
