@@ -312,6 +312,9 @@ void Inlet::report_local_living(std::uint32_t waiting) noexcept {
     if (waits && dry()) found_nothing();
     return;
   }
+  // Looked at often, so that the window follows; told seldom, since that costs both a line.
+  if (head_ - reported_ < granted_window_ / kLazyPart && (waiting & kSenderWantsAny) == 0 && !dry())
+    return;
   if (waits) held_back_ = limit_;
   reported_ = head_;
   limit_ = std::max(limit_, head_ + granted_window_);
