@@ -408,6 +408,7 @@ v2::WaitList& Outlet::writable() {
       auto& engine = Engine::get();
       engine.watch(bell_->open(), EPOLLIN, shared_from_this());
       if (!receiver_tells_) engine.attend(shared_from_this());
+      if (connection_) connection_->listen_closely();
       listening_.store(true, std::memory_order_release);  // SYNC listening
     }
   }

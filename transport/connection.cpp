@@ -18,6 +18,7 @@ constexpr auto kGrace = std::chrono::milliseconds(100);
 /// Read in one call at most, so that a flood holds up nobody else: the engine calls again.
 constexpr std::size_t kReadSize = 4096;
 constexpr int kReadsPerCall = 4;
+constexpr std::uint32_t kHangUp = EPOLLRDHUP;
 
 std::string seconds(std::chrono::nanoseconds time) {
   const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(time).count();
@@ -35,7 +36,8 @@ void Connection::start(std::weak_ptr<ConnectionObserver> observer) {
   observer_ = std::move(observer);
   last_heard_ = Clock::now();
   schedule(last_heard_);
-  Engine::get().watch(socket_.get(), EPOLLIN | EPOLLRDHUP, shared_from_this());
+  // Once for what came with the handshake's last message.
+  Engine::get().watch(socket_.get(), EPOLLIN | kHangUp, shared_from_this());
 }
 
 void Connection::stop() noexcept {
@@ -52,7 +54,24 @@ void Connection::stop() noexcept {
     const std::lock_guard lock(mutex_);
     socket = std::move(socket_);
   }
-  if (socket) engine.unwatch(socket.get());
+  if (!socket) return;
+  engine.unwatch(socket.get());
+  // A child may have a copy of it: the peer is to hear of the end all the same.
+  (void)::shutdown(socket.get(), SHUT_WR);
+}
+
+void Connection::listen_closely() noexcept {
+  const std::lock_guard lock(mutex_);
+  if (std::exchange(closely_, true) || done_ || !socket_) return;
+  Engine::get().rewatch(socket_.get(), EPOLLIN | kHangUp);
+}
+
+/// Engine thread only.
+void Connection::listen(bool closely) noexcept {
+  const std::lock_guard lock(mutex_);
+  closely = closely || closely_;
+  if (std::exchange(listening_, closely) == closely || done_ || !socket_) return;
+  Engine::get().rewatch(socket_.get(), closely ? EPOLLIN | kHangUp : kHangUp);
 }
 
 void Connection::say_go() noexcept { send(encode_empty(FrameType::go)); }
@@ -89,9 +108,9 @@ void Connection::suspect(const std::string& why) noexcept {
 
 void Connection::schedule(TimePoint now) {
   const auto period = std::min(timing_.own, timing_.peer) / kPingsPerDeadline;
-  Engine::get().call_at(
-      now + std::max<std::chrono::nanoseconds>(period, std::chrono::milliseconds(1)),
-      shared_from_this());
+  const auto step = std::max<std::chrono::nanoseconds>(period, std::chrono::milliseconds(1));
+  // Of all connections at the same time.
+  Engine::get().call_at(TimePoint((now.time_since_epoch() / step + 1) * step), shared_from_this());
 }
 
 void Connection::lost(const std::string& why) noexcept {
@@ -149,27 +168,30 @@ bool Connection::take_frames(ConnectionObserver& observer) {
   return true;
 }
 
+void Connection::read_all(ConnectionObserver& observer) {
+  for (int reads = 0; reads < kReadsPerCall; ++reads) {
+    const auto heard = read_some();
+    const int error = errno;
+    if (heard == Heard::something && stalled_) {
+      stalled_ = false;
+      observer.on_stalled(false);
+    }
+    // What was there before is looked at too: it may have come with the handshake's last message.
+    if (!take_frames(observer)) return;
+    if (heard == Heard::nothing) return listen(false);
+    if (heard == Heard::end)
+      return lost(error == ECONNRESET
+                      ? "its control connection was reset: the process has died"
+                      : "its control connection was closed without a good-bye: the process "
+                        "has ended or was killed");
+  }
+  listen(true);  // there is more
+}
+
 void Connection::on_ready(std::uint32_t /*events*/) noexcept {
   if (over()) return;
   try {
-    const auto observer = observer_.lock();
-    if (!observer) return;
-    for (int reads = 0; reads < kReadsPerCall; ++reads) {
-      const auto heard = read_some();
-      const int error = errno;
-      if (heard == Heard::something && stalled_) {
-        stalled_ = false;
-        observer->on_stalled(false);
-      }
-      // What was there before is looked at too: it may have come with the handshake's last message.
-      if (!take_frames(*observer)) return;
-      if (heard == Heard::nothing) return;
-      if (heard == Heard::end)
-        return lost(error == ECONNRESET
-                        ? "its control connection was reset: the process has died"
-                        : "its control connection was closed without a good-bye: the process "
-                          "has ended or was killed");
-    }
+    if (const auto observer = observer_.lock()) read_all(*observer);
   } catch (const std::exception& e) {
     lost(e.what());
   }
@@ -187,8 +209,8 @@ void Connection::on_time(TimePoint now) noexcept {
     return lost(suspicion);
   }
   send(encode_empty(FrameType::ping));
-  // Where this process itself was stopped, the peer's pings are waiting: read before judging.
-  if (now - last_heard_ >= timing_.own / kStalledPart) on_ready(0);
+  on_ready(0);
+  if (over()) return;
   const auto silent = Clock::now() - last_heard_;
   if (silent >= timing_.own)
     return lost("nothing was heard of it for " + seconds(timing_.own) +

@@ -37,6 +37,11 @@ class ConnectionObserver {
 
 /// Owns the socket. Each side pings the other within an eighth of the other's deadline; whatever
 /// arrives counts as a sign of life. Thread-safe.
+///
+/// Quiet: the pings of all connections of a process with the same deadline go out together, and
+/// what arrives is looked at then, not when it comes, so that a process wakes as often for a
+/// thousand idle peers as for one. An end that hangs up is heard of at once, and its good-bye with
+/// it.
 class Connection final : public EngineHandler, public std::enable_shared_from_this<Connection> {
  public:
   struct Timing {
@@ -49,6 +54,8 @@ class Connection final : public EngineHandler, public std::enable_shared_from_th
 
   /// From now on the observer is told. Throws SetupError.
   void start(std::weak_ptr<ConnectionObserver> observer);
+  /// From now on what arrives is looked at when it comes: somebody waits for `room`.
+  void listen_closely() noexcept;
   /// Ends the handshake: the sender may publish from now on.
   void say_go() noexcept;
   /// Says bye or closed, with its cursor. Never blocks: where the socket's buffer is full the peer
@@ -69,12 +76,14 @@ class Connection final : public EngineHandler, public std::enable_shared_from_th
 
  private:
   void send(std::span<const std::byte> frame) noexcept;
+  void listen(bool closely) noexcept;
   void lost(const std::string& why) noexcept;
   enum class Heard : std::uint8_t { nothing, something, end };
   [[nodiscard]] Heard read_some();
   /// False: this connection is over.
   [[nodiscard]] bool take_frames(ConnectionObserver& observer);
   [[nodiscard]] bool over() noexcept;
+  void read_all(ConnectionObserver& observer);
   void schedule(TimePoint now);
 
   const Birth birth_;
@@ -82,12 +91,14 @@ class Connection final : public EngineHandler, public std::enable_shared_from_th
   const Timing timing_;
   FrameReader reader_;                          // engine thread only
   std::weak_ptr<ConnectionObserver> observer_;  // set before the engine knows us
-  std::mutex mutex_;       // guards writing, socket_'s taking, and the three below
+  std::mutex mutex_;       // guards writing, socket_'s taking, and the four below
+  bool closely_ = false;   // listen_closely()
   bool done_ = false;      // nothing is told any more; each call of the engine looks first
   std::string suspicion_;  // empty: none
   TimePoint suspected_at_{};
-  TimePoint last_heard_;  // engine thread only
-  bool stalled_ = false;  // engine thread only
+  TimePoint last_heard_;   // engine thread only
+  bool listening_ = true;  // engine thread only: called for everything that arrives
+  bool stalled_ = false;   // engine thread only
 };
 
 }  // namespace penstock::inline v1

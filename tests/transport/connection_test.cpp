@@ -9,6 +9,8 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -156,8 +158,9 @@ TEST(Connection, one_call_reads_no_more_than_its_share) {
 }
 
 TEST(Connection, tells_of_room_and_never_blocks_on_it) {
-  Pair pair;
+  Pair pair({1h, 1h});
   pair.connection->start(pair.observer);
+  pair.connection->listen_closely();
   pair.say(encode_empty(FrameType::room));
   pair.observer->rooms.wait(0);
   // To a peer that does not read.
@@ -208,6 +211,55 @@ TEST(Connection, silence_ends_it_though_the_peer_asks_for_no_pings) {
   pair.connection->start(pair.observer);
   EXPECT_NE(pair.observer->wait_lost().find("nothing was heard"), std::string::npos);
   pair.connection->stop();
+}
+
+/// How often the engine's thread has gone to sleep.
+std::uint64_t sleeps_of_the_engine() {
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::string name;
+    std::getline(std::ifstream(task.path() / "comm") >> std::ws, name);
+    if (name != "penstock") continue;
+    std::ifstream status(task.path() / "status");
+    for (std::string word; status >> word;)
+      if (word == "voluntary_ctxt_switches:") {
+        std::uint64_t count = 0;
+        status >> count;
+        return count;
+      }
+  }
+  ADD_FAILURE() << "there is no engine";
+  return 0;
+}
+
+TEST(Connection, a_hundred_idle_ones_wake_their_process_as_seldom_as_one) {
+  const Connection::Timing timing{10s, 10s};
+  std::vector<std::shared_ptr<Connection>> connections;
+  std::vector<std::shared_ptr<Observer>> observers;
+  for (int i = 0; i < 100; ++i) {
+    std::array<int, 2> ends{};
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()), 0);
+    for (const int end : ends) {
+      auto& observer = observers.emplace_back(std::make_shared<Observer>());
+      connections.emplace_back(std::make_shared<Connection>(Fd(end), timing, FrameReader()))
+          ->start(observer);
+    }
+  }
+  std::this_thread::sleep_for(200ms);  // the first look at each
+  const auto start = Clock::now();
+  const auto before = sleeps_of_the_engine();
+  std::this_thread::sleep_for(4s);
+  const auto sleeps = sleeps_of_the_engine() - before;
+  const auto ticks = (Clock::now() - start) / 1250ms + 1;
+  EXPECT_LE(sleeps, static_cast<std::uint64_t>(2 * ticks));
+  for (const auto& connection : connections) connection->stop();
+}
+
+TEST(Connection, its_end_is_heard_though_another_process_has_a_copy_of_the_socket) {
+  Pair pair({1h, 1h});  // `end` is such a copy
+  pair.connection->start(pair.observer);
+  pair.connection->stop();
+  std::byte byte{};
+  EXPECT_EQ(::recv(pair.peer.get(), &byte, 1, 0), 0);
 }
 
 TEST(Connection, tells_nothing_after_stop_whoever_stops_it) {
