@@ -17,6 +17,8 @@ constexpr std::uint64_t kLazyPart = 4;
 /// The longest hot record that is looked at; a sender's own bound is not larger.
 constexpr std::uint64_t kMaxHot = 2048;
 constexpr int kLooksBeforeYield = 100;
+/// Publishing::turns.
+constexpr std::uint64_t kMessagesPerTurn = 16;
 /// Credit lines on their way, before their completions are looked for.
 constexpr std::uint64_t kManyCredits = 32;
 /// A line of a few bytes lands at once, but its machine may be paused in between.
@@ -24,7 +26,8 @@ constexpr auto kTornDeadline = std::chrono::seconds(10);
 
 }  // namespace
 
-Inlet::Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink, bool barriers)
+Inlet::Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink, bool barriers,
+             std::shared_ptr<TailTable> tails)
     : id_(id),
       sink_(std::move(sink)),
       memory_(parts.ring),
@@ -44,15 +47,14 @@ Inlet::Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink, bool 
       connection_(std::move(parts.connection)),
       bell_(std::move(parts.bell)),
       room_frames_(parts.room_frames),
+      tails_(std::move(tails)),
+      place_(std::move(parts.tail)),
       link_(std::move(parts.remote.link)),
       granted_window_(flow_ ? flow_->window() : window_),
       limit_(window_),
       reported_limit_(window_),
       answered_limit_(window_) {
-  if (link_) {
-    tail_line_ = reinterpret_cast<const TailLine*>(parts.remote.region);
-    ordered_ = link_->limits().ordered_writes;
-  }
+  if (link_) ordered_ = link_->limits().ordered_writes;
   if (link_) return;
   // relaxed: a sender that does not see it makes full barriers
   if (barrier_ != BarrierScope::none)
@@ -72,11 +74,13 @@ Inlet::~Inlet() {
   if (link_) Engine::get().unwatch(link_->event_fd());
 }
 
-void Inlet::start(PublishMode mode) {
+void Inlet::start(PublishMode mode, bool turns) {
   if (connection_) connection_->start(weak_from_this());
   if (!link_) return;
   with_token([&] {
-    mode_ = ordered_ ? mode : PublishMode::immediate;
+    mode_ = former_ = ordered_ ? mode : PublishMode::immediate;
+    turns_ = turns && ordered_;
+    note_mode();
     link_->arm(!ordered_, true);
     report_remote(std::nullopt);
   });
@@ -102,12 +106,63 @@ void Inlet::notify() noexcept {
 
 // ── Reading ──────────────────────────────────────────────────────────────────────────────────────
 
-bool Inlet::refresh_tail() noexcept {
-  if (mode_ == PublishMode::immediate) {
-    tend();  // a question may have come: nobody else will hear of it
-    return next_ < tail_;
+void Inlet::ask(PublishMode mode) noexcept {
+  with_token([&] {
+    if (!shut_) change_mode(mode);
+  });
+}
+
+void Inlet::change_mode(PublishMode mode) noexcept {
+  if (mode == mode_ || !heeded() || !ordered_) return;
+  mode_ = mode;
+  ++mode_changes_;
+  note_mode();
+  // An idle sender looks when it is told to.
+  report_remote(static_cast<std::uint32_t>(Immediate::credit));
+}
+
+void Inlet::note_mode() noexcept {
+  const bool scanned = heeded() && mode_ == PublishMode::tail;
+  // relaxed: written with the token held only
+  if (scanned == scanned_.load(std::memory_order_relaxed)) return;
+  rests_ = false;
+  tails_->set_awake(place_.index, true);
+  tails_->watch(place_.index, scanned);
+  tails_->mark(place_.index);
+  scanned_.store(scanned, std::memory_order_release);  // SYNC rearranged
+  if (const auto sink = sink_.lock()) sink->rearranged();
+}
+
+/// Before the next sleep the sender is to hear something.
+void Inlet::stir() noexcept {
+  if (!std::exchange(rests_, false)) return;
+  tails_->set_awake(place_.index, true);
+}
+
+/// It hears nothing new before the next sleep.
+void Inlet::rest() noexcept {
+  // relaxed: written with the token held only
+  if (rests_ || !scanned_.load(std::memory_order_relaxed) || !arming_landed() ||
+      armed_at_ != (next_ | 1U) || reported_ != head_)
+    return;
+  rests_ = true;
+  tails_->set_awake(place_.index, false);
+}
+
+/// An immediate says up to where everything has landed. Where the tail line is read as well, that
+/// may be ahead of it.
+void Inlet::heard_of_tail(std::uint32_t immediate) noexcept {
+  const auto ahead = distance_ahead(immediate, tail_);
+  if (ahead <= reported_ + window_ - tail_) {
+    tail_ += ahead;
+  } else if (immediates_only() || kImmediateRange - ahead > window_) {
+    lose("its tail lies beyond the credit it was granted: it breaks the protocol");
   }
-  const auto tail = read_tail(*tail_line_, ring_.key());
+}
+
+void Inlet::read_tail_line() noexcept {
+  if (immediates_only()) return;
+  const auto tail = read_tail(*place_.line, ring_.key());
   torn_ = !tail;
   if (torn_) {
     // A write is landing: look again, and above all do not sleep, because the wake-up for what this
@@ -116,16 +171,13 @@ bool Inlet::refresh_tail() noexcept {
     if (torn_since_ == TimePoint{}) torn_since_ = now;
     if (now - torn_since_ > kTornDeadline)
       lose("its tail line does not come whole: it breaks the protocol");
-    return false;
+    return;
   }
   torn_since_ = {};
-  if (*tail <= tail_) return false;
-  if (*tail > reported_ + window_ || *tail % kRecordAlign != 0) {
-    lose("its tail lies beyond the credit it was granted: it breaks the protocol");
-    return false;
-  }
+  if (*tail <= tail_) return;
+  if (*tail > reported_ + window_ || *tail % kRecordAlign != 0)
+    return lose("its tail lies beyond the credit it was granted: it breaks the protocol");
   tail_ = *tail;
-  return next_ < tail_;
 }
 
 Inspection Inlet::inspect_landed(Record& out) noexcept {
@@ -156,12 +208,19 @@ Inspection Inlet::inspect_hot(Record& out) noexcept {
 
 Inspection Inlet::next_record(Record& out) noexcept {
   if (!link_) return ring_.inspect(next_, head_ + window_, out);
-  if (next_ < tail_ || refresh_tail()) return inspect_landed(out);
-  return mode_ == PublishMode::hot ? inspect_hot(out) : Inspection::absent;
+  if (next_ >= tail_ && listens()) tend();  // a question may have come, too
+  return next_landed(out);
+}
+
+Inspection Inlet::next_landed(Record& out) noexcept {
+  if (next_ >= tail_) read_tail_line();
+  if (next_ < tail_) return inspect_landed(out);
+  return may_use(PublishMode::hot) ? inspect_hot(out) : Inspection::absent;
 }
 
 void Inlet::skip_to(Cursor end) noexcept {
   next_ = end;
+  stir();
   // Room that was never handed out goes back together with the message before it.
   if (first_view_ == next_view_) {
     head_ = end;
@@ -209,6 +268,7 @@ Look Inlet::take(Message& out) noexcept {
       continue;
     }
     next_ = record.end;
+    stir();
     views_[next_view_ % kMaxViews] = {record.end, record.length, 1, false};
     out.inlet_ = this;
     out.data_ = record.payload;
@@ -327,6 +387,12 @@ void Inlet::report(bool always) noexcept {
 }
 
 void Inlet::report_linked(bool always) noexcept {
+  if (turns_ && counters_->messages.load(std::memory_order_relaxed) >= turn_at_) {
+    turn_at_ += kMessagesPerTurn;
+    change_mode(mode_ == PublishMode::immediate
+                    ? PublishMode::tail
+                    : static_cast<PublishMode>(static_cast<int>(mode_) + 1));
+  }
   if (flow_) {
     if (head_ - sampled_ >= granted_window_ / (blocked_ ? kBatchPart : kLazyPart)) sample(blocked_);
     if (blocked_ && !opened_ && dry()) open_for_question();
@@ -338,6 +404,7 @@ void Inlet::report_linked(bool always) noexcept {
              (always || owed >= granted_window_ / kLazyPart)) {
     report_remote(std::nullopt);
   }
+  if (reported_ != head_) stir();
 }
 
 /// A question is kept until there is something new to answer; where the window shrinks, that is
@@ -362,7 +429,7 @@ void Inlet::report_remote(std::optional<std::uint32_t> immediate) noexcept {
   line.consumed = head_;
   limit_ = std::max(limit_, head_ + granted_window_);
   line.limit = limit_;
-  line.armed_at = mode_ == PublishMode::immediate ? tail_ : armed_at_;
+  line.armed_at = immediates_only() ? tail_ : armed_at_;
   if (taken_too_many()) immediate = static_cast<std::uint32_t>(Immediate::credit);
   line.mode = (sequence_ + 1) << 8U | static_cast<std::uint64_t>(mode_);
   line.check = ring_.key().credit_check(line);
@@ -386,6 +453,7 @@ void Inlet::report_remote(std::optional<std::uint32_t> immediate) noexcept {
   ++credit_writes_;
   reported_ = head_;
   reported_limit_ = limit_;
+  told_mode_ = mode_;
   if (told_armed_at_ != armed_at_) {
     told_armed_at_ = armed_at_;
     armed_cookie_ = cookie_;
@@ -400,7 +468,7 @@ void Inlet::report_remote(std::optional<std::uint32_t> immediate) noexcept {
 // The sender holds publishes back that could find no receive: it must hear of those taken, though
 // nothing is consumed.
 bool Inlet::taken_too_many() const noexcept {
-  return mode_ == PublishMode::immediate && untold_ >= link_->limits().receives / 4;
+  return immediates_only() && untold_ >= link_->limits().receives / 4;
 }
 
 void Inlet::poll_link() noexcept {
@@ -421,12 +489,18 @@ void Inlet::poll_link() noexcept {
                 head_ - ((kImmediateRange - distance_ahead(value, head_)) & (kImmediateRange - 1));
             if (flow_) note_held_back();
           }
-          if (kind == Immediate::landed && mode_ == PublishMode::immediate) {
-            const Cursor tail = tail_ + distance_ahead(value, tail_);
-            if (tail > reported_ + window_)
-              return lose("its tail lies beyond the credit it was granted: it breaks the protocol");
-            tail_ = tail;
+          if (kind == Immediate::landed && may_use(PublishMode::immediate)) {
+            heard_of_tail(value);
             ++untold_;
+          }
+          if (kind == Immediate::adopted && !heeded()) {
+            heard_of_tail(value);
+            former_ = mode_;
+            note_mode();
+            if (immediates_only()) {
+              torn_ = false;
+              untold_ = link_->limits().receives;  // the line is to say at once what was taken
+            }
           }
           break;
         }
@@ -442,7 +516,8 @@ void Inlet::take_events() noexcept {
   if (report_due_ && (ordered_ || landed_cookie_ == cookie_)) {
     report_due_ = false;
     report(true);
-    if (told_armed_at_ != armed_at_ && !report_due_) report_remote(std::nullopt);
+    if ((told_armed_at_ != armed_at_ || told_mode_ != mode_) && !report_due_)
+      report_remote(std::nullopt);
   }
   if (taken_too_many() && !report_due_) report_remote(std::nullopt);
 }
@@ -454,8 +529,14 @@ void Inlet::tend() noexcept {
   const std::unique_lock lock(mutex_, std::try_to_lock);
   if (!lock) return;
   const auto counters = link_->counters();
-  work_ = {counters.posts, counters.work_requests, counters.completions,
-           credit_writes_, counters.immediates,    0};
+  work_ = {.posts = counters.posts,
+           .work_requests = counters.work_requests,
+           .completions = counters.completions,
+           .credit_writes = credit_writes_,
+           .immediates = counters.immediates,
+           .hot_publishes = 0,
+           .mode_changes = mode_changes_,
+           .mode = former_};
 }
 
 // ── The living window ────────────────────────────────────────────────────────────────────────────
@@ -464,14 +545,14 @@ void Inlet::tend() noexcept {
 /// waits tells: it has filled the window.
 std::uint64_t Inlet::known_to_wait(bool waiting) noexcept {
   if (!link_) return waiting ? limit_ - std::min(limit_, next_) : 0;
-  if (mode_ != PublishMode::immediate) (void)refresh_tail();
+  read_tail_line();
   return tail_ - std::min(tail_, next_);
 }
 
 bool Inlet::dry() noexcept {
-  if (mode_ == PublishMode::immediate) return next_ >= tail_;
   Record record;
-  return next_record(record) == Inspection::absent && !torn_;
+  const auto seen = link_ ? next_landed(record) : next_record(record);
+  return seen == Inspection::absent && !torn_;
 }
 
 void Inlet::sample(bool waiting) noexcept {
@@ -499,7 +580,7 @@ void Inlet::open_window() noexcept {
 
 /// The question comes after what the sender sent before it asked.
 void Inlet::note_held_back() noexcept {
-  if (mode_ != PublishMode::immediate) (void)refresh_tail();
+  read_tail_line();
   // Otherwise it waits for the end of a flush.
   held_back_ = tail_ > known_ + granted_window_ / 2 ? tail_ : 0;
 }
@@ -547,23 +628,24 @@ BarrierScope Inlet::arm(Landing landing) noexcept {
     return barrier_;
   }
   with_token([&] {
+    if (rests_) return;
     tend();
-    if (shut_ || mode_ == PublishMode::immediate) {
-      if (!shut_) report(true);
-      return;  // every publish wakes
-    }
-    const Cursor here = next_ | 1U;  // the low bit tells cursor 0 from "never"
+    if (shut_) return;
+    if (immediates_only()) return report(true);  // every publish wakes
+    const Cursor here = next_ | 1U;              // the low bit tells cursor 0 from "never"
     if (armed_at_ != here || reported_ != head_) {
       armed_at_ = here;
       report_remote(blocked_ && head_ > known_
                         ? std::optional(static_cast<std::uint32_t>(Immediate::credit))
                         : std::nullopt);
     }
-    if (landing == Landing::awaited || arming_landed()) return;
-    landing_due_ = true;
-    link_->arm(true, true);
-    take_events();  // it may have landed just before
-    landing_due_ = !arming_landed();
+    if (landing == Landing::left_to_engine && !arming_landed()) {
+      landing_due_ = true;
+      link_->arm(true, true);
+      take_events();  // it may have landed just before
+      landing_due_ = !arming_landed();
+    }
+    rest();
   });
   return BarrierScope::none;
 }
@@ -579,6 +661,7 @@ bool Inlet::armed() noexcept {
   with_token([&] {
     if (!shut_) tend();  // a question may have come: nobody else will hear of it
     done = arming_landed();
+    rest();
   });
   return done;
 }
@@ -593,7 +676,7 @@ bool Inlet::readable() noexcept {
   if (shut_) return false;
   Record record;
   // Another clone has moved on since the sender was last told where to wake: it must be told anew.
-  const bool stale = link_ && mode_ != PublishMode::immediate && armed_at_ != (next_ | 1U);
+  const bool stale = link_ && !immediates_only() && armed_at_ != (next_ | 1U);
   return stale || finished_ || gone_.load(std::memory_order_acquire) ||  // SYNC gone
          (!link_ && control_.sender_gone.load(std::memory_order_seq_cst) != 0) ||
          (next_view_ - first_view_ != kMaxViews &&
@@ -620,6 +703,7 @@ void Inlet::on_ready(std::uint32_t /*events*/) noexcept {
     link_->arm(!ordered_ || report_due_ || landing_due_, true);
     tend();
     landing_due_ = landing_due_ && !arming_landed();
+    rest();
     news = readable();
   });
   if (news) notify();
@@ -634,6 +718,7 @@ void Inlet::lose(const std::string& why) noexcept {
     reason_ = why;
     gone_.store(true, std::memory_order_release);  // SYNC gone
   }
+  if (link_) tails_->mark(place_.index);
   notify();
 }
 
@@ -659,6 +744,7 @@ void Inlet::retire() noexcept {
   bool now = false;
   with_token([&] {
     retired_ = true;
+    if (link_) tails_->watch(place_.index, false);
     now = first_view_ == next_view_;
     if (!now) self_ = shared_from_this();
   });
@@ -669,6 +755,7 @@ void Inlet::shut() noexcept {
   Cursor consumed = 0;
   with_token([&] {
     shut_ = true;
+    if (link_) tails_->watch(place_.index, false);
     consumed = head_;
     if (first_view_ != next_view_) self_ = shared_from_this();
   });

@@ -25,6 +25,7 @@
 #include "penstock/channel/proof.hpp"
 #include "penstock/channel/receiver.hpp"
 #include "penstock/channel/stats.hpp"
+#include "penstock/channel/tail_table.hpp"
 #include "penstock/transport/connection.hpp"
 #include "penstock/transport/fork.hpp"
 
@@ -55,10 +56,32 @@ class Inlet final : public ConnectionObserver,
                     public std::enable_shared_from_this<Inlet> {
  public:
   /// `barriers`: a sleeping receiver makes a barrier for all, so that local senders need none.
-  Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink, bool barriers);
+  /// `tails`: where a remote sender's tail line lies.
+  Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink, bool barriers,
+        std::shared_ptr<TailTable> tails);
   ~Inlet() override;
-  /// `mode`: how a remote sender should publish. Throws SetupError.
-  void start(PublishMode mode);
+  /// `mode`: how a remote sender should publish, at first; `turns`: then each in turn. Throws
+  /// SetupError.
+  void start(PublishMode mode, bool turns);
+  /// Nothing but its tail line, or its mark, tells of news: it is looked at when those do.
+  [[nodiscard]] bool scanned() const noexcept {
+    return scanned_.load(std::memory_order_acquire);  // SYNC rearranged
+  }
+  [[nodiscard]] std::size_t tail_place() const noexcept { return place_.index; }
+  /// A tail line that was written whole.
+  [[nodiscard]] bool whole(const TailLine& line) const noexcept {
+    return line.check == ring_.key().tail_check(line.tail);
+  }
+  /// A remote sender that may publish as it likes best, and is looked at all the time for that.
+  [[nodiscard]] bool hot() const noexcept { return link_ && ordered_ && !scanned(); }
+  /// Has brought messages since this was asked last. One thread at a time.
+  [[nodiscard]] bool was_busy() noexcept {
+    const auto messages = counters_->messages.load(std::memory_order_relaxed);
+    return std::exchange(reviewed_, messages) != messages;
+  }
+  /// Asks a remote sender to publish otherwise from now on. No effect while it has not heeded the
+  /// last wish, and where only `immediate` will do. Thread-safe.
+  void ask(PublishMode mode) noexcept;
 
   /// Takes the next message, and into `run`, if there is one, also those that follow it, up to
   /// `most` in all. `held`: somebody else has the token; look again.
@@ -113,7 +136,22 @@ class Inlet final : public ConnectionObserver,
 
   // All below with the token held.
   [[nodiscard]] Inspection next_record(Record& out) noexcept;
-  [[nodiscard]] bool refresh_tail() noexcept;
+  [[nodiscard]] Inspection next_landed(Record& out) noexcept;
+  void read_tail_line() noexcept;
+  void heard_of_tail(std::uint32_t immediate) noexcept;
+  /// The sender may publish in this mode.
+  [[nodiscard]] bool may_use(PublishMode mode) const noexcept {
+    return mode_ == mode || former_ == mode;
+  }
+  [[nodiscard]] bool heeded() const noexcept { return mode_ == former_; }
+  /// Every publish comes as an immediate, and wakes.
+  [[nodiscard]] bool immediates_only() const noexcept {
+    return heeded() && mode_ == PublishMode::immediate;
+  }
+  /// Nothing is read of a link that does not tell by immediates.
+  [[nodiscard]] bool listens() const noexcept {
+    return mode_ == PublishMode::immediate || !heeded();
+  }
   [[nodiscard]] Inspection inspect_landed(Record& out) noexcept;
   [[nodiscard]] Inspection inspect_hot(Record& out) noexcept;
   [[nodiscard]] Look take(Message& out) noexcept;
@@ -121,6 +159,10 @@ class Inlet final : public ConnectionObserver,
   void skip_to(Cursor end) noexcept;
   void advance_head() noexcept;
   void tend() noexcept;
+  void note_mode() noexcept;
+  void stir() noexcept;
+  void rest() noexcept;
+  void change_mode(PublishMode mode) noexcept;
   void report(bool always) noexcept;
   void report_local() noexcept;
   // Not inlined, so that local releases stay short.
@@ -165,8 +207,11 @@ class Inlet final : public ConnectionObserver,
   std::shared_ptr<Connection> connection_;
   const std::shared_ptr<Bell> bell_;  // null between processes
   const bool room_frames_;
+  const std::shared_ptr<TailTable> tails_;
+  const TailPlace place_;       // remote
   std::unique_ptr<Link> link_;  // null for local rings
-  const TailLine* tail_line_ = nullptr;
+  // SYNC rearranged: before the sink is told
+  std::atomic<bool> scanned_{false};
 
   // Read by the receiving thread for every message: a line of its own.
   alignas(kLine) BiasedLock token_{enrolled_};
@@ -181,15 +226,23 @@ class Inlet final : public ConnectionObserver,
   std::uint64_t next_view_ = 0;
   std::uint64_t held_views_ = 0;
   bool view_awaited_ = false;  // a receiver waits for a release
-  bool finished_ = false;      // the fin was read
+  // Scanned only: the sender knows that the receiver sleeps, should it, and all that was consumed.
+  bool rests_ = false;
+  bool finished_ = false;  // the fin was read
   bool shut_ = false;
   bool retired_ = false;
   std::shared_ptr<Inlet> self_;  // while messages are held after the mailbox let go
   std::array<View, kMaxViews> views_{};
 
   // Remote.
-  PublishMode mode_ = PublishMode::tail;
-  bool torn_ = false;  // the last look at the tail line found it half written
+  PublishMode mode_ = PublishMode::tail;    // that the sender was asked for
+  PublishMode former_ = PublishMode::tail;  // in which it may publish until it has heeded that
+  PublishMode told_mode_ = PublishMode::tail;
+  std::uint64_t mode_changes_ = 0;
+  std::uint64_t reviewed_ = 0;  // was_busy()'s own
+  bool turns_ = false;          // the mode is to change often
+  std::uint64_t turn_at_ = 0;   // when so many messages were released
+  bool torn_ = false;           // the last look at the tail line found it half written
   TimePoint torn_since_{};
   bool ordered_ = true;      // the link places its writes in order
   bool report_due_ = false;  // a credit line waits for the one before it to land
@@ -218,7 +271,7 @@ class Inlet final : public ConnectionObserver,
   std::atomic<bool> gone_{false};     // SYNC gone: reason_ before it; nothing more will be sent
   std::atomic<bool> goodbye_{false};  // relaxed: said good-bye; a state for people
 
-  mutable std::mutex mutex_;  // guards the two below
+  mutable std::mutex mutex_;  // guards all below
   std::string reason_;
   PathStats work_;
 };

@@ -20,8 +20,11 @@ std::atomic<SourceId> g_next_source{1};  // relaxed: only uniqueness matters
 
 /// Messages that one inlet may hand out before the next has its turn.
 constexpr std::uint32_t kBurst = 32;
-/// A receiver with more senders than this looks at tails rather than into every ring.
+/// A receiver looks into the rings of so many remote senders, of the others at the tails.
 constexpr std::size_t kMostHotInlets = 8;
+/// After so many takes from those, the one whose turn it is may change places with one of the
+/// former that is idle: likely it is the busiest.
+constexpr std::uint32_t kTakesBeforeReview = 256;
 /// Before a receiver that waits for others gives its CPU away.
 constexpr int kLooksBeforeYield = 1000;
 
@@ -47,6 +50,7 @@ void Mailbox::bind(std::string_view text, const BindOptions& defaults) {
   const auto options = bind_settings(uri, *transport, defaults);
   // Before the first sender comes: how it wakes this receiver depends on it.
   spin_ns_.store(options.spin.count(), std::memory_order_relaxed);
+  publishing_.store(options.publish, std::memory_order_relaxed);
   // Declared before the lock, so that it goes after the unlocking where this fails: its destruction
   // waits for handshakes under way, which take the mutex.
   auto listener = transport->listen(uri,
@@ -70,16 +74,42 @@ std::vector<std::string> Mailbox::uris() const {
   return uris;
 }
 
+PublishMode Mailbox::mode_for_next() const noexcept {
+  switch (publishing_.load(std::memory_order_relaxed)) {
+    case Publishing::tail: return PublishMode::tail;
+    case Publishing::immediate: return PublishMode::immediate;
+    case Publishing::hot:
+    case Publishing::turns: return PublishMode::hot;
+    case Publishing::automatic: break;
+  }
+  const std::lock_guard lock(mutex_);
+  const auto hot = std::ranges::count_if(inlets_, [](const auto& i) { return i->hot(); });
+  return static_cast<std::size_t>(hot) < kMostHotInlets ? PublishMode::hot : PublishMode::tail;
+}
+
+/// One that is scanned is busy: those that are looked at all the time should be the busy ones.
+void Mailbox::promote(Inlet& busy) noexcept {
+  if (publishing_.load(std::memory_order_relaxed) != Publishing::automatic) return;
+  const std::lock_guard lock(mutex_);
+  std::size_t hot = 0;
+  Inlet* idle = nullptr;
+  for (const auto& inlet : inlets_) {
+    if (!inlet->hot()) continue;
+    ++hot;
+    if (!inlet->was_busy()) idle = inlet.get();
+  }
+  if (hot < kMostHotInlets) {
+    busy.ask(PublishMode::hot);
+  } else if (idle != nullptr) {
+    idle->ask(PublishMode::tail);  // its place is free once it has heeded that
+  }
+}
+
 bool Mailbox::add(InletParts parts) {
   auto inlet = std::make_shared<Inlet>(
       std::move(parts), g_next_source.fetch_add(1, std::memory_order_relaxed), weak_from_this(),
-      spin_ns_.load(std::memory_order_relaxed) != 0);
-  PublishMode mode{};
-  {
-    const std::lock_guard lock(mutex_);
-    mode = inlets_.size() < kMostHotInlets ? PublishMode::hot : PublishMode::tail;
-  }
-  inlet->start(mode);
+      spin_ns_.load(std::memory_order_relaxed) != 0, tails_);
+  inlet->start(mode_for_next(), publishing_.load(std::memory_order_relaxed) == Publishing::turns);
   {
     const std::lock_guard lock(mutex_);
     if (!closed_.load(std::memory_order_relaxed)) {
@@ -112,8 +142,21 @@ void Mailbox::notify() noexcept {
 
 void Mailbox::refresh(Senders& senders) noexcept {
   const std::lock_guard lock(mutex_);
-  senders.inlets = inlets_;
-  senders.version = version_.load(std::memory_order_relaxed);  // relaxed: under the mutex
+  senders.polled.clear();
+  senders.by_place.clear();
+  senders.scanned = 0;
+  // Before the inlets are asked. SYNC inlets, rearranged
+  senders.version = version_.load(std::memory_order_acquire);
+  for (const auto& inlet : inlets_) {
+    if (!inlet->scanned()) {
+      senders.polled.push_back(inlet);
+      continue;
+    }
+    const auto place = inlet->tail_place();
+    if (place >= senders.by_place.size()) senders.by_place.resize(place + 1);
+    senders.by_place[place] = inlet;
+    ++senders.scanned;
+  }
 }
 
 bool Mailbox::drop(const std::shared_ptr<Inlet>& inlet) noexcept {
@@ -139,37 +182,72 @@ Mailbox::Turn Mailbox::report_loss(const std::shared_ptr<Inlet>& lost, Message& 
 
 Mailbox::Turn Mailbox::look_around(Drain& drain, Message& out) noexcept {
   if (drain.version != version_.load(std::memory_order_acquire)) refresh(drain);  // SYNC inlets
-  bool held = false;
-  bool limit = false;
-  const auto count = drain.inlets.size();
+  Met met;
+  const auto polled = drain.polled.size();
+  const auto count = polled + (drain.scanned != 0 ? 1 : 0);
   for (std::size_t looked = 0; looked < count; ++looked) {
     if (drain.turn >= count) drain.turn = 0;
-    const auto& inlet = drain.inlets[drain.turn];
-    switch (inlet->look(out, held, drain.run, drain.most)) {
-      case Look::message:
-        drain.burst += drain.run == nullptr ? 1 : static_cast<std::uint32_t>(drain.run->size());
-        if (drain.burst >= kBurst) {
-          drain.burst = 0;
-          ++drain.turn;
-        }
-        return Turn::taken;
-      case Look::closed: (void)drop(std::shared_ptr(inlet)); return Turn::again;
-      case Look::lost: return report_loss(std::shared_ptr(inlet), out);
-      case Look::view_limit: limit = true; break;
-      case Look::view_gap:
-        // Another clone is slow with an old message: wait for it. Alone, this thread would wait for
-        // itself. relaxed: whoever leaves wakes the others
-        if (receivers_.load(std::memory_order_relaxed) == 1) limit = true;
-        break;
-      case Look::nothing: break;
+    const auto turn = drain.turn < polled ? look_at(drain, drain.polled[drain.turn], out, met)
+                                          : look_at_scanned(drain, out, met);
+    if (turn == Turn::taken && drain.burst >= kBurst) {
+      drain.burst = 0;
+      ++drain.turn;
     }
+    if (turn != Turn::nothing) return turn;
     drain.burst = 0;
     ++drain.turn;
   }
-  if (held) return Turn::again;
-  if (limit) {
+  if (met.held) return Turn::again;
+  if (met.limit) {
     out.status_ = RecvStatus::view_limit;
     return Turn::taken;
+  }
+  return Turn::nothing;
+}
+
+Mailbox::Turn Mailbox::look_at(Drain& drain, const std::shared_ptr<Inlet>& inlet, Message& out,
+                               Met& met) noexcept {
+  switch (inlet->look(out, met.held, drain.run, drain.most)) {
+    case Look::message:
+      drain.burst += drain.run == nullptr ? 1 : static_cast<std::uint32_t>(drain.run->size());
+      return Turn::taken;
+    case Look::closed: (void)drop(std::shared_ptr(inlet)); return Turn::again;
+    case Look::lost: return report_loss(std::shared_ptr(inlet), out);
+    case Look::view_limit: met.limit = true; break;
+    case Look::view_gap:
+      // Another clone is slow with an old message: wait for it. Alone, this thread would wait for
+      // itself. relaxed: whoever leaves wakes the others
+      if (receivers_.load(std::memory_order_relaxed) == 1) met.limit = true;
+      break;
+    case Look::nothing: break;
+  }
+  return Turn::nothing;
+}
+
+Mailbox::Turn Mailbox::look_at_scanned(Drain& drain, Message& out, Met& met) noexcept {
+  const auto start = drain.place;
+  for (const auto& [from, to] : {std::pair(start, TailTable::kNone), std::pair(0UL, start)}) {
+    for (auto place = tails_->next_news(from, to); place != TailTable::kNone;
+         place = tails_->next_news(place + 1, to)) {
+      const auto& inlet = drain.at(place);
+      if (!inlet) continue;  // the version tells of it soon
+      const auto begun = tails_->begin_look(place);
+      Met here;
+      const auto turn = look_at(drain, inlet, out, here);
+      if (turn == Turn::nothing && !here.held && !here.limit && inlet->whole(begun.line)) {
+        tails_->drained(place, begun.line);
+      } else if (begun.marked) {
+        tails_->mark(place);
+      }
+      drain.place = place;
+      if (turn == Turn::taken) {
+        if (drain.burst >= kBurst) drain.place = place + 1;
+        if (++drain.takes % kTakesBeforeReview == 0) promote(*inlet);
+      }
+      if (turn != Turn::nothing) return turn;
+      met.held = met.held || here.held;
+      met.limit = met.limit || here.limit;
+    }
   }
   return Turn::nothing;
 }
@@ -208,8 +286,7 @@ void Mailbox::await(Drain& drain, Duration timeout, Turn turn, Message& out) noe
   const bool once = timeout <= timeout.zero();
   if (turn == Turn::nothing) drain.in_vain = true;
   // Who polls comes here again and again.
-  if (once && turn == Turn::nothing && !drain.inlets.empty() &&
-      !closed_.load(std::memory_order_relaxed))
+  if (once && turn == Turn::nothing && !drain.none() && !closed_.load(std::memory_order_relaxed))
     return;
   const auto deadline = once ? TimePoint{} : deadline_after(timeout);
   int waits = 0;
@@ -226,7 +303,7 @@ void Mailbox::await(Drain& drain, Duration timeout, Turn turn, Message& out) noe
         cpu_relax();
         continue;
       }
-      if ((drain.inlets.empty() || closed_.load(std::memory_order_relaxed)) && all_closed()) {
+      if ((drain.none() || closed_.load(std::memory_order_relaxed)) && all_closed()) {
         out.status_ = RecvStatus::closed;
         return;
       }
@@ -243,18 +320,39 @@ void Mailbox::await(Drain& drain, Duration timeout, Turn turn, Message& out) noe
 bool Mailbox::has_news(const Senders& senders) const noexcept {
   // A new sender raises the version and writes to the descriptor.
   return senders.version != version_.load(std::memory_order_acquire) ||  // SYNC inlets
-         std::ranges::any_of(senders.inlets, [](const auto& inlet) { return inlet->has_news(); });
+         std::ranges::any_of(senders.polled, [](const auto& inlet) { return inlet->has_news(); }) ||
+         scanned_has_news(senders);
+}
+
+template <class Visit>
+void Mailbox::for_each_awake(const Senders& senders, Visit&& visit) const noexcept {
+  if (senders.scanned == 0) return;
+  for (auto place = tails_->next_awake(0); place != TailTable::kNone;
+       place = tails_->next_awake(place + 1))
+    if (const auto& inlet = senders.at(place)) visit(*inlet);
+}
+
+bool Mailbox::scanned_has_news(const Senders& senders) const noexcept {
+  bool news = false;
+  for_each_awake(senders, [&](Inlet& inlet) { news = news || inlet.has_news(); });
+  for (auto place = tails_->next_news(0); !news && place != TailTable::kNone;
+       place = tails_->next_news(place + 1))
+    if (const auto& inlet = senders.at(place)) news = inlet->has_news();
+  return news;
 }
 
 bool Mailbox::fall_asleep(const Drain& drain, TimePoint deadline) noexcept {
   auto barrier = BarrierScope::none;
-  for (const auto& inlet : drain.inlets) barrier = std::max(barrier, inlet->arm(Landing::awaited));
+  for (const auto& inlet : drain.polled) barrier = std::max(barrier, inlet->arm(Landing::awaited));
+  for_each_awake(drain, [](Inlet& inlet) { (void)inlet.arm(Landing::awaited); });
   barrier_for_all(barrier);  // SYNC receiver-sleep (receiver): in place of the senders' own
   // Remote senders know of it when the write that says so has landed there. Meanwhile keep looking:
   // one whose network is cut must not keep the others' messages waiting.
   const auto all_armed = [&] {
     // Every one of them is asked: that takes what came for it.
-    return std::ranges::count_if(drain.inlets, [](const auto& i) { return !i->armed(); }) == 0;
+    auto waiting = std::ranges::count_if(drain.polled, [](const auto& i) { return !i->armed(); });
+    for_each_awake(drain, [&](Inlet& inlet) { waiting += inlet.armed() ? 0 : 1; });
+    return waiting == 0;
   };
   for (int looks = 0; !all_armed(); ++looks) {
     if (has_news(drain) || Clock::now() >= deadline) return false;
@@ -286,7 +384,7 @@ void Mailbox::quiet() noexcept {
 
 void Mailbox::wake_up(const Senders& senders) noexcept {
   if (parked_.fetch_sub(1, std::memory_order_seq_cst) == 1 && !readable_.awaited())
-    for (const auto& inlet : senders.inlets) inlet->disarm();
+    for (const auto& inlet : senders.polled) inlet->disarm();
   // SYNC parked: others count themselves, then arm; this disarms, then looks at the count. Both
   // sequentially consistent, so one whose arming was undone here is seen here.
   pass_on();
@@ -310,8 +408,9 @@ void Mailbox::watch_all() noexcept {
   if (watched_.version != version_.load(std::memory_order_acquire))  // SYNC inlets
     refresh(watched_);
   auto barrier = BarrierScope::none;
-  for (const auto& inlet : watched_.inlets)
+  for (const auto& inlet : watched_.polled)
     barrier = std::max(barrier, inlet->arm(Landing::left_to_engine));
+  for_each_awake(watched_, [](Inlet& inlet) { (void)inlet.arm(Landing::left_to_engine); });
   barrier_for_all(barrier);  // SYNC receiver-sleep (receiver): in place of the senders' own
 }
 

@@ -26,14 +26,25 @@ namespace penstock::inline v1 {
 
 /// A copy of the mailbox's senders, good while the version holds.
 struct Senders {
-  std::vector<std::shared_ptr<Inlet>> inlets;
+  std::vector<std::shared_ptr<Inlet>> polled;    ///< to be looked at each time
+  std::vector<std::shared_ptr<Inlet>> by_place;  ///< scanned, by the place of their tail lines
+  std::size_t scanned = 0;                       ///< how many of those there are
   std::uint64_t version = 0;
+
+  [[nodiscard]] bool none() const noexcept { return polled.empty() && scanned == 0; }
+  /// Null: nobody that is known yet.
+  [[nodiscard]] const std::shared_ptr<Inlet>& at(std::size_t place) const noexcept {
+    static const std::shared_ptr<Inlet> nobody;
+    return place < by_place.size() ? by_place[place] : nobody;
+  }
 };
 
 /// What one Receiver clone remembers between calls.
 struct Drain : Senders {
-  std::size_t turn = 0;     ///< whose turn it is
+  std::size_t turn = 0;     ///< whose turn it is: one that is polled, or those that are scanned
+  std::size_t place = 0;    ///< and which of those
   std::uint32_t burst = 0;  ///< messages it has had
+  std::uint32_t takes = 0;  ///< from scanned ones
   Messages* run = nullptr;  ///< where receive_many() wants what follows a message
   std::size_t most = 1;     ///< ... and how many at most
   bool in_vain = false;     ///< the last look found nothing
@@ -82,6 +93,10 @@ class Mailbox final : public InletSink,
   [[nodiscard]] ReceiverStats stats() const;
 
   bool add(InletParts parts) override;
+  [[nodiscard]] TailPlace tail_place() override { return tails_->take(); }
+  void rearranged() noexcept override {
+    version_.fetch_add(1, std::memory_order_release);  // SYNC inlets, rearranged
+  }
   void refused(const std::string& why) override;
   void notify() noexcept override;
   [[nodiscard]] int wake_fd() const noexcept override { return wake_fd_.get(); }
@@ -92,25 +107,40 @@ class Mailbox final : public InletSink,
 
  private:
   enum class Turn : std::uint8_t { nothing, taken, again };
+  /// What a round of looks met besides.
+  struct Met {
+    bool held = false;   ///< a token
+    bool limit = false;  ///< of held messages
+  };
 
   void refresh(Senders& senders) noexcept;
   void await(Drain& drain, Duration timeout, Turn turn, Message& out) noexcept;
   [[nodiscard]] Turn report_loss(const std::shared_ptr<Inlet>& lost, Message& out) noexcept;
   [[nodiscard]] Turn look_around(Drain& drain, Message& out) noexcept;
+  [[nodiscard]] Turn look_at(Drain& drain, const std::shared_ptr<Inlet>& inlet, Message& out,
+                             Met& met) noexcept;
+  [[nodiscard]] Turn look_at_scanned(Drain& drain, Message& out, Met& met) noexcept;
+  void promote(Inlet& busy) noexcept;
+  template <class Visit>
+  void for_each_awake(const Senders& senders, Visit&& visit) const noexcept;
   [[nodiscard]] bool drop(const std::shared_ptr<Inlet>& inlet) noexcept;
   void park(Drain& drain, TimePoint deadline) noexcept;
   [[nodiscard]] bool has_news(const Senders& senders) const noexcept;
+  [[nodiscard]] bool scanned_has_news(const Senders& senders) const noexcept;
   [[nodiscard]] bool fall_asleep(const Drain& drain, TimePoint deadline) noexcept;
   void quiet() noexcept;
   void watch_all() noexcept;
   void forget_watched() noexcept;
   void wake_up(const Senders& senders) noexcept;
   void fold_counters() noexcept;
+  [[nodiscard]] PublishMode mode_for_next() const noexcept;
 
   const Birth birth_;
   const MessageType type_;
   const Fd wake_fd_;
-  std::atomic<std::int64_t> spin_ns_{0};  // relaxed: a setting
+  std::atomic<std::int64_t> spin_ns_{0};                       // relaxed: a setting
+  std::atomic<Publishing> publishing_{Publishing::automatic};  // relaxed: a setting
+  const std::shared_ptr<TailTable> tails_ = std::make_shared<TailTable>();
   std::atomic<std::uint32_t> receivers_{0};
   // SYNC parked: threads that sleep and clones that are armed; counted before the last look
   std::atomic<std::uint32_t> parked_{0};

@@ -16,6 +16,15 @@ inline constexpr Duration kForever = Duration::max();
 /// a CPU and saves a wake-up (microseconds); kForever never sleeps.
 inline constexpr Duration kDefaultSpin = std::chrono::microseconds(50);
 
+/// How remote senders tell a receiver of their messages (docs/adr/004-publish-modes.md).
+enum class Publishing : std::uint8_t {
+  automatic,  ///< as their number and traffic, and the device, make best
+  tail,
+  hot,
+  immediate,  ///< always where the device promises no order of writes
+  turns,      ///< each in turn, changing often: for tests
+};
+
 struct BindOptions {
   /// Bytes of one sender's ring; a power of two from 4 KiB to 128 MiB. 0: the transport's default
   /// (1 MiB local, 4 MiB remote). Memory is capacity × senders at the receiver and, for remote
@@ -33,6 +42,7 @@ struct BindOptions {
   Duration spin = kDefaultSpin;
   /// A sender that has been silent for so long counts as lost; after a quarter of it, as stalled.
   Duration liveness = std::chrono::seconds(10);
+  Publishing publish = Publishing::automatic;
   /// recv() does not report `closed` when the last sender has closed, but waits for the next one.
   bool persistent = false;
 };

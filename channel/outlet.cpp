@@ -248,7 +248,7 @@ Batch<SendStatus> Outlet::send_many(const Records& records, Duration timeout,
     ring_.commit_run(run, length_of, begin);
     const bool answer = tally.messages_awaited != messages_awaited;
     tally.messages_awaited = messages_awaited;
-    tell_receiver(end, answer);
+    tell_receiver(begin, end, answer);
     count(tally, run, bytes);
     batch.count += run;
   }
@@ -263,12 +263,12 @@ SendStatus Outlet::too_large() const noexcept {
 
 void Outlet::publish(const Claim& claim, std::uint8_t flags, bool answer) noexcept {
   ring_.commit(claim, flags);
-  tell_receiver(claim.begin + record_size(claim.length), answer);
+  tell_receiver(claim.begin, claim.begin + record_size(claim.length), answer);
 }
 
-void Outlet::tell_receiver(Cursor end, bool answer) noexcept {
+void Outlet::tell_receiver(Cursor begin, Cursor end, bool answer) noexcept {
   if (publisher_) {
-    publisher_->kick(end, answer);
+    publisher_->kick(begin, end, answer);
   } else {
     wake_receiver();
   }

@@ -122,7 +122,7 @@ class Outlet final : public ConnectionObserver,
   template <class Attempt>
   [[nodiscard]] SendStatus claim_by(Duration timeout, Tally& tally, Attempt&& attempt) noexcept;
   void publish(const Claim& claim, std::uint8_t flags, bool answer) noexcept;
-  void tell_receiver(Cursor end, bool answer) noexcept;
+  void tell_receiver(Cursor begin, Cursor end, bool answer) noexcept;
   void count(Tally& tally, std::uint64_t messages, std::uint64_t bytes) noexcept;
   void wake_receiver() noexcept;
   /// Wakes a local receiver whose window may be what a sender waits for.

@@ -23,6 +23,8 @@ constexpr std::uint32_t kStreak = 4;
 constexpr std::uint64_t kMaxHold = 16;
 constexpr std::uint64_t kManyRecords = 8;
 constexpr std::uint64_t kManyLargeRecords = 4;
+/// Producers whose records are held back look at the clock once for so many bytes.
+constexpr std::uint64_t kBytesPerLook = 1024;
 /// Writes handed over in one post.
 constexpr std::size_t kMaxWrites = 16;
 /// A hot record, header included, is at most this long: the receiver hashes it on every look.
@@ -34,7 +36,7 @@ Publisher::Publisher(LinkEnd end, const RingMemory& memory, std::uint64_t window
                      std::shared_ptr<Bell> bell)
     : owner_(memory.owner),
       link_(std::move(end.link)),
-      credit_line_(*reinterpret_cast<const CreditLine*>(end.region)),
+      credit_line_(*reinterpret_cast<const CreditLine*>(end.credit)),
       ring_(memory),
       control_(*memory.control),
       bell_(std::move(bell)),
@@ -66,12 +68,13 @@ void Publisher::stop() noexcept {
   if (birth_.here()) Engine::get().unwatch(link_->event_fd());
 }
 
-void Publisher::kick(Cursor end, bool answer) noexcept {
+void Publisher::kick(Cursor begin, Cursor end, bool answer) noexcept {
   if (answer) answers_.store(true, std::memory_order_relaxed);  // relaxed: SYNC token orders it
   // SYNC leftover (producer). relaxed: hints, the engine comes in any case
   if (!answer && left_over_.load(std::memory_order_seq_cst) &&
       end < worth_at_.load(std::memory_order_relaxed) &&
-      cycles() < due_at_.load(std::memory_order_relaxed))
+      (begin / kBytesPerLook == end / kBytesPerLook ||
+       cycles() < due_at_.load(std::memory_order_relaxed)))
     return;
   token_.run([this] { advance(); });
 }
@@ -143,8 +146,11 @@ void Publisher::advance() noexcept {
   if (failed_once_) return;
   bool armed = false;
   for (;;) {
-    left_over_.store(false, std::memory_order_seq_cst);  // SYNC leftover (holder)
-    if (answers_.load(std::memory_order_relaxed)) {
+    // SYNC leftover (holder); relaxed: only holders write it
+    if (left_over_.load(std::memory_order_relaxed))
+      left_over_.store(false, std::memory_order_seq_cst);
+    const bool answer = answers_.load(std::memory_order_relaxed);
+    if (answer) {
       answers_.store(false, std::memory_order_relaxed);
       hold_ = 0;
       streak_ = 0;
@@ -153,8 +159,9 @@ void Publisher::advance() noexcept {
     const bool idle = hold_ == 0 && in_flight_head_ == in_flight_tail_;
     if (!idle) take_events();
     take_credit();
+    adopt();
     walk();
-    const auto started = cycles();
+    const auto started = answer ? 0 : cycles();
     const auto before = posted_;
     std::uint64_t records = 0;
     while (!failed_once_ && may_post()) {
@@ -164,7 +171,7 @@ void Publisher::advance() noexcept {
       walk();
     }
     if (records != 0) {
-      pace(started, records, posted_ - before);
+      if (!answer) pace(started, records, posted_ - before);
     } else if (posted_ == frontier_) {
       hold_ = 0;  // a stream has ended
     }
@@ -173,6 +180,7 @@ void Publisher::advance() noexcept {
       take_events();
       take_credit();
     }
+    adopt();
     if (failed_once_) return;
     signal_sleeper();
     if (posted_ < frontier_ && in_flight_head_ == in_flight_tail_ && !held_back()) {
@@ -207,14 +215,16 @@ void Publisher::advance() noexcept {
     }
     break;
   }
-  publish_counters();
+  show_counters();
   // Completions that nobody waits for, records held back: the engine looks after them; the former
   // for the sake of a receiver that fell asleep between the publish and its landing. Likewise a
   // credit line that was landing.
   const bool held = hold_ != 0;
   const bool unasked = wants_credit_.load(std::memory_order_relaxed) && !asked_;
   const bool pending = held || unasked || in_flight_head_ != in_flight_tail_ || torn_;
-  unattended_.store(pending, std::memory_order_seq_cst);  // SYNC attention
+  // SYNC attention; relaxed: only holders write it
+  if (pending || unattended_.load(std::memory_order_relaxed))
+    unattended_.store(pending, std::memory_order_seq_cst);
   if (pending) Engine::get().attention(held ? Attention::soon : Attention::later);
 }
 
@@ -277,6 +287,20 @@ void Publisher::take_credit() noexcept {
   }
 }
 
+/// The receiver wants to be told otherwise: from here on, and it hears from where on, after all
+/// that was published before.
+void Publisher::adopt() noexcept {
+  if (credit_.mode >> 8U == 0) return;
+  const auto wanted = static_cast<PublishMode>(credit_.mode & 0xFFU);
+  if (wanted == mode_ || written_ != posted_) return;
+  if (told_how()) {
+    if (!post({}, static_cast<std::uint32_t>(Immediate::adopted) | low_bits(posted_), posted_))
+      return;  // when something has completed
+    ++mode_changes_;
+  }
+  mode_ = wanted;
+}
+
 /// A sender waits for room, everything it sent is consumed, and still there is not enough.
 bool Publisher::window_too_small() const noexcept {
   return wants_room_.load(std::memory_order_relaxed) && credit_.consumed == posted_ &&
@@ -309,7 +333,7 @@ bool Publisher::may_post() const noexcept {
   if (waiting == 0 || !told_how()) return false;
   if (hold_ != 0 && !worth_posting(waiting) && held_back()) return false;
   const auto flying = in_flight_tail_ - in_flight_head_;
-  if (static_cast<PublishMode>(credit_.mode & 0xFFU) == PublishMode::immediate) {
+  if (mode_ == PublishMode::immediate) {
     // Every publish takes one of the receiver's receives until the receiver says that it has posted
     // it anew; half are kept for it to be slow, and for the other immediates.
     const auto taken = std::max(credit_.consumed, credit_.armed_at);
@@ -333,8 +357,7 @@ bool Publisher::sleeper_waits(Cursor end) const noexcept {
 }
 
 bool Publisher::hot_possible() const noexcept {
-  return static_cast<PublishMode>(credit_.mode & 0xFFU) == PublishMode::hot &&
-         waiting_records_ == 1 && in_flight_head_ == in_flight_tail_ &&
+  return mode_ == PublishMode::hot && waiting_records_ == 1 && in_flight_head_ == in_flight_tail_ &&
          (last_record_.flags & kPadding) == 0 &&
          last_record_.end - last_record_.begin <= std::min<std::uint64_t>(limits_.packet, kMaxHot);
 }
@@ -350,7 +373,6 @@ void Publisher::prove(const Record& record) const noexcept {
 }
 
 bool Publisher::post_next() noexcept {
-  const auto mode = static_cast<PublishMode>(credit_.mode & 0xFFU);
   const Cursor end = frontier_;
   const bool hot = written_ == posted_ && hot_possible();
   if (hot) prove(last_record_);
@@ -371,14 +393,15 @@ bool Publisher::post_next() noexcept {
     w = {};
     w.source = ring_.at(to);
     w.length = static_cast<std::uint32_t>(length);
-    w.offset = kRingDataOffset + (to & (ring_.capacity() - 1));
+    w.region = kRingRegion;
+    w.offset = to & (ring_.capacity() - 1);
     to += length;
     if (to == stop && stop != end) to += ring_.room(to) % ring_.capacity();
   }
   std::optional<std::uint32_t> immediate;
   const TailLine tail{end, ring_.key().tail_check(end)};
-  const bool wakes = mode != PublishMode::immediate && sleeper_waits(end);
-  if (mode == PublishMode::immediate) {
+  const bool wakes = mode_ != PublishMode::immediate && sleeper_waits(end);
+  if (mode_ == PublishMode::immediate) {
     immediate = static_cast<std::uint32_t>(Immediate::landed) | low_bits(end);
   } else {
     if (wakes) immediate = static_cast<std::uint32_t>(Immediate::wake);
@@ -387,6 +410,7 @@ bool Publisher::post_next() noexcept {
       w = {};
       w.source = reinterpret_cast<const std::byte*>(&tail);
       w.length = sizeof tail;
+      w.region = kTailRegion;
       w.copied = true;
     }
   }
@@ -395,7 +419,6 @@ bool Publisher::post_next() noexcept {
   if (hot) ++hot_;
   posted_ = written_ = end;
   waiting_records_ = 0;
-  take_credit();
   return true;
 }
 
@@ -413,7 +436,7 @@ bool Publisher::post(std::span<const RemoteWrite> writes, std::optional<std::uin
 
 void Publisher::signal_sleeper() noexcept {
   // In immediate mode every publish wakes.
-  if (static_cast<PublishMode>(credit_.mode & 0xFFU) == PublishMode::immediate) return;
+  if (mode_ == PublishMode::immediate) return;
   if (sleeper_waits(posted_) && post({}, static_cast<std::uint32_t>(Immediate::wake), posted_))
     signalled();
 }
@@ -427,21 +450,32 @@ void Publisher::fail(const std::string& why) noexcept {
   if (std::exchange(failed_once_, true)) return;
   left_over_.store(true, std::memory_order_relaxed);  // nothing is posted any more
   unattended_.store(false, std::memory_order_relaxed);
-  publish_counters();
+  show_counters();
   failed_(why);
 }
 
-void Publisher::publish_counters() noexcept {
-  const std::unique_lock lock(stats_mutex_, std::try_to_lock);
-  if (!lock) return;  // somebody reads them: the next round brings them up to date
+void Publisher::show_counters() noexcept {
   const auto counters = link_->counters();
-  stats_ = {
-      counters.posts, counters.work_requests, counters.completions, 0, counters.immediates, hot_};
+  const auto show = [](auto& shown, auto value) { shown.store(value, std::memory_order_relaxed); };
+  show(shown_.posts, counters.posts);
+  show(shown_.work_requests, counters.work_requests);
+  show(shown_.completions, counters.completions);
+  show(shown_.immediates, counters.immediates);
+  show(shown_.hot, hot_);
+  show(shown_.mode_changes, mode_changes_);
+  show(shown_.mode, mode_.value_or(PublishMode::tail));
 }
 
 PathStats Publisher::stats() const {
-  const std::lock_guard lock(stats_mutex_);
-  return stats_;
+  const auto shown = [](const auto& value) { return value.load(std::memory_order_relaxed); };
+  return {.posts = shown(shown_.posts),
+          .work_requests = shown(shown_.work_requests),
+          .completions = shown(shown_.completions),
+          .credit_writes = 0,
+          .immediates = shown(shown_.immediates),
+          .hot_publishes = shown(shown_.hot),
+          .mode_changes = shown(shown_.mode_changes),
+          .mode = shown(shown_.mode)};
 }
 
 }  // namespace penstock::inline v1

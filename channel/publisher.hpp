@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "penstock/channel/byte_ring.hpp"
@@ -39,9 +40,9 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   /// No call is running or will be when it returns.
   void stop() noexcept;
 
-  /// A record was committed that ends at `end`. Posts it, or sees to it that somebody will; at once
-  /// where it may be an `answer`. Thread-safe.
-  void kick(Cursor end, bool answer) noexcept;
+  /// Records were committed from `begin` to `end`. Posts them, or sees to it that somebody will; at
+  /// once where they may be an `answer`. Thread-safe.
+  void kick(Cursor begin, Cursor end, bool answer) noexcept;
   /// For a thread that waits: takes completions and credit, posts what can be. Thread-safe.
   void progress() noexcept;
   /// Asks the receiver for credit as soon as it has some; for `room`, also where nothing is out
@@ -75,7 +76,8 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   void walk() noexcept;
   [[nodiscard]] bool may_post() const noexcept;
   /// The first credit line has come: it says in which form the receiver sees what is published.
-  [[nodiscard]] bool told_how() const noexcept { return credit_.mode >> 8U != 0; }
+  [[nodiscard]] bool told_how() const noexcept { return mode_.has_value(); }
+  void adopt() noexcept;
   bool post_next() noexcept;
   bool post(std::span<const RemoteWrite> writes, std::optional<std::uint32_t> immediate,
             Cursor end) noexcept;
@@ -85,7 +87,7 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   [[nodiscard]] bool hot_possible() const noexcept;
   void prove(const Record& record) const noexcept;
   void fail(const std::string& why) noexcept;
-  void publish_counters() noexcept;
+  void show_counters() noexcept;
   void pace(std::uint64_t started, std::uint64_t records, std::uint64_t bytes) noexcept;
   [[nodiscard]] std::uint64_t max_publish() const noexcept;
   [[nodiscard]] bool held_back() const noexcept;
@@ -115,7 +117,9 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   std::uint64_t in_flight_head_ = 0;  // oldest
   std::uint64_t in_flight_tail_ = 0;  // next free
   std::uint64_t cookie_ = 0;
-  CreditLine credit_{};            // the newest accepted
+  CreditLine credit_{};              // the newest accepted
+  std::optional<PublishMode> mode_;  // as the receiver knows, or will when it reads on
+  std::uint64_t mode_changes_ = 0;
   Cursor signalled_ = 0;           // the armed_at for which an immediate was sent
   std::uint64_t wake_cookie_ = 0;  // of the last wake-up sent
   bool torn_ = false;              // the last look at the credit line found it half written
@@ -144,8 +148,17 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   std::atomic<bool> wants_room_{false};  // until the limit rises
   std::atomic<bool> answers_{false};     // what waits is not to be held back
 
-  mutable std::mutex stats_mutex_;
-  PathStats stats_;
+  /// For stats(). Relaxed: written with the token held.
+  struct Shown {
+    std::atomic<std::uint64_t> posts{0};
+    std::atomic<std::uint64_t> work_requests{0};
+    std::atomic<std::uint64_t> completions{0};
+    std::atomic<std::uint64_t> immediates{0};
+    std::atomic<std::uint64_t> hot{0};
+    std::atomic<std::uint64_t> mode_changes{0};
+    std::atomic<PublishMode> mode{PublishMode::tail};
+  };
+  Shown shown_;
 };
 
 }  // namespace penstock::inline v1

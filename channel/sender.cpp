@@ -47,6 +47,15 @@ const char* to_string(PeerState state) noexcept {
   return "unknown";
 }
 
+const char* to_string(PublishMode mode) noexcept {
+  switch (mode) {
+    case PublishMode::tail: return "tail";
+    case PublishMode::hot: return "hot";
+    case PublishMode::immediate: return "immediate";
+  }
+  return "unknown";
+}
+
 Reservation::~Reservation() {
   if (data_ != nullptr) outlet_->abandon({cursor_, data_, static_cast<std::uint32_t>(size_)});
 }

@@ -81,6 +81,18 @@ bool truth(const Uri& uri, const std::string& key, std::string_view text) {
   refuse(uri, "option " + key + "=" + std::string(text) + " is 0 or 1");
 }
 
+Publishing publishing(const Uri& uri, const std::string& key, std::string_view text) {
+  constexpr std::array<std::pair<std::string_view, Publishing>, 5> kNames{
+      {{"auto", Publishing::automatic},
+       {"tail", Publishing::tail},
+       {"hot", Publishing::hot},
+       {"immediate", Publishing::immediate},
+       {"turns", Publishing::turns}}};
+  for (const auto& [name, value] : kNames)
+    if (name == text) return value;
+  refuse(uri, "option " + key + "=" + std::string(text) + " is auto, tail, hot or immediate");
+}
+
 using Setter = std::function<void(const std::string& key, std::string_view value)>;
 using Setters = std::vector<std::pair<std::string, Setter>>;
 
@@ -122,6 +134,8 @@ BindOptions bind_settings(const Uri& uri, const Transport& transport, BindOption
        {"min_window", size(options.min_window)},
        {"spin", time(options.spin)},
        {"liveness", time(options.liveness)},
+       {"publish", [&](const std::string& key,
+                       std::string_view text) { options.publish = publishing(uri, key, text); }},
        {"persistent", [&](const std::string& key,
                           std::string_view text) { options.persistent = truth(uri, key, text); }}},
       {"deadline", "linger"});
@@ -160,7 +174,7 @@ ConnectOptions connect_settings(const Uri& uri, const Transport& transport,
          {"linger", time(options.linger)},
          {"spin", time(options.spin)},
          {"liveness", time(options.liveness)}},
-        {"capacity", "window", "target_delay", "min_window", "persistent"});
+        {"capacity", "window", "target_delay", "min_window", "publish", "persistent"});
   if (options.liveness < kMinLiveness) refuse(uri, "liveness is shorter than 10ms");
   return options;
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "penstock/channel/options.hpp"
+#include "penstock/transport/record.hpp"
 
 namespace penstock::inline v1 {
 
@@ -30,6 +31,8 @@ struct Progress {
   std::uint64_t consumed = 0;
 };
 
+[[nodiscard]] const char* to_string(PublishMode mode) noexcept;
+
 /// Work done by a remote path since it was opened; zero for local ones.
 struct PathStats {
   std::uint64_t posts = 0;
@@ -38,6 +41,8 @@ struct PathStats {
   std::uint64_t credit_writes = 0;
   std::uint64_t immediates = 0;
   std::uint64_t hot_publishes = 0;
+  std::uint64_t mode_changes = 0;        ///< how often the receiver asked for another mode
+  PublishMode mode = PublishMode::tail;  ///< how the sender publishes now
 };
 
 /// How a window moves (BindOptions::target_delay). In bytes; of a typed channel, in messages.

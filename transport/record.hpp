@@ -52,7 +52,7 @@ struct TailLine {
   std::uint64_t check;
 };
 
-/// How a receiver wants its peer to publish (low byte of CreditLine::mode).
+/// How a receiver wants its peer to publish (low byte of CreditLine::mode). It may change its mind.
 enum class PublishMode : std::uint8_t {
   tail = 0,       ///< data, then the tail line
   hot = 1,        ///< one record that proves itself whole when the link is idle, else as `tail`
@@ -81,6 +81,8 @@ enum class Immediate : std::uint32_t {
   blocked = 2U << 24U,
   credit = 3U << 24U,  ///< to a sender: your credit line has news
   landed = 4U << 24U,  ///< to a receiver: the low 24 bits are the new tail / kRecordAlign
+  /// To a receiver that asked for another mode: from the cursor in the low 24 bits on I keep to it.
+  adopted = 5U << 24U,
 };
 inline constexpr std::uint32_t kImmediateKind = 0xFF00'0000U;
 /// Immediates carry cursors modulo this.
@@ -98,8 +100,9 @@ inline constexpr std::uint64_t kImmediateRange = (std::uint64_t{1} << 24U) * kRe
 inline constexpr std::uint64_t kMaxCapacity = std::uint64_t{128} << 20U;
 inline constexpr std::uint64_t kMinCapacity = 4096;
 
-/// Offset of the data in a receiver's region for remote senders; the tail line is at offset 0.
-inline constexpr std::size_t kRingDataOffset = 4096;
+/// The regions that a receiver exposes to a remote sender.
+inline constexpr std::uint32_t kRingRegion = 0;
+inline constexpr std::uint32_t kTailRegion = 1;  ///< the tail line
 
 /// Multiply-and-fold of two words (the mixing step of the wyhash family).
 [[nodiscard]] constexpr std::uint64_t fold(std::uint64_t a, std::uint64_t b) noexcept {

@@ -32,7 +32,6 @@ LinkEnd open_link(LinkProvider& provider, const Uri& uri, const StreamEnds& ends
                   std::vector<LinkRegion> regions) {
   LinkConfig config{ends.local_host, ends.peer_host, uri.query(), std::move(regions)};
   LinkEnd end;
-  end.region = config.regions.front().base;
   end.link = provider.open(config);
   const auto limits = end.link->limits();
   if (limits.max_writes < 3 || limits.receives < 2 || limits.max_write < kPage)
@@ -43,8 +42,12 @@ LinkEnd open_link(LinkProvider& provider, const Uri& uri, const StreamEnds& ends
 
 class RemoteAdmission final : public Admission {
  public:
-  RemoteAdmission(std::shared_ptr<LinkProvider> provider, Uri uri, InletSettings settings)
-      : provider_(std::move(provider)), uri_(std::move(uri)), settings_(settings) {}
+  RemoteAdmission(std::shared_ptr<LinkProvider> provider, Uri uri, InletSettings settings,
+                  std::shared_ptr<InletSink> sink)
+      : provider_(std::move(provider)),
+        uri_(std::move(uri)),
+        settings_(settings),
+        sink_(std::move(sink)) {}
 
   void welcome(const Hello& hello, const StreamEnds& ends, Welcome& welcome,
                std::vector<int>& /*descriptors*/) override {
@@ -54,13 +57,16 @@ class RemoteAdmission final : public Admission {
     parts_.ring.capacity = welcome.capacity = geometry.capacity;
     parts_.ring.key = welcome.key = SessionKey::random();
     auto memory = std::make_shared<RemoteMemory>();
-    const std::size_t length = kRingDataOffset + geometry.capacity;
-    memory->region = map_memory(length);
-    // The tail line is never torn at rest, from the first look on.
-    *reinterpret_cast<TailLine*>(memory->region.get()) = {0, welcome.key.tail_check(0)};
-    parts_.ring.data = memory->region.get() + kRingDataOffset;
+    memory->region = map_memory(geometry.capacity);
+    parts_.tail = sink_->tail_place();
+    // Never torn at rest, from the first look on.
+    *parts_.tail.line = {0, welcome.key.tail_check(0)};
+    parts_.ring.data = memory->region.get();
     parts_.ring.control = &memory->control;
-    parts_.remote = open_link(*provider_, uri_, ends, {{memory->region.get(), length, true}});
+    parts_.remote =
+        open_link(*provider_, uri_, ends,
+                  {{memory->region.get(), geometry.capacity, true},
+                   {reinterpret_cast<std::byte*>(parts_.tail.line), sizeof(TailLine), true}});
     parts_.ring.owner = std::move(memory);
     welcome.link = parts_.remote.link->describe();
   }
@@ -75,6 +81,7 @@ class RemoteAdmission final : public Admission {
   std::shared_ptr<LinkProvider> provider_;
   const Uri uri_;
   const InletSettings settings_;
+  std::shared_ptr<InletSink> sink_;
   InletParts parts_;
 };
 
@@ -94,6 +101,7 @@ class RemoteApproach final : public Approach {
     parts_.remote = open_link(
         provider_, uri_, ends,
         {{memory->region.get(), kPage, true}, {memory->mirror.get(), welcome.capacity, false}});
+    parts_.remote.credit = memory->region.get();
     parts_.ring.owner = std::move(memory);
     parts_.remote.link->connect(welcome.link);
     parts_.path = parts_.remote.link->path();
@@ -128,8 +136,8 @@ class RemoteTransport final : public Transport {
                           settings.type,
                           agree(settings, kRemoteCapacity, kMaxCapacity).capacity,
                           {}};
-    traits.admit = [provider = provider_, uri, settings] {
-      return std::make_unique<RemoteAdmission>(provider, uri, settings);
+    traits.admit = [provider = provider_, uri, settings, sink] {
+      return std::make_unique<RemoteAdmission>(provider, uri, settings, sink);
     };
     return listen_at({uri.host, uri.port, {}}, uri, std::move(traits), std::move(sink));
   }

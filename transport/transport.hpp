@@ -76,12 +76,10 @@ struct RingMemory {
 /// The stream socket beside a path: the handshake's, then liveness and good-byes.
 class Connection;
 
-/// A remote path's registered memory, besides the ring itself.
+/// What a remote path has besides the ring's memory.
 struct LinkEnd {
   std::unique_ptr<Link> link;
-  /// At the receiver: its region (tail line at 0, ring data at kRingDataOffset).
-  /// At the sender: the credit line that the receiver writes.
-  std::byte* region = nullptr;
+  std::byte* credit = nullptr;  ///< at the sender: the credit line that the receiver writes
 };
 
 /// The sending end of a path, as made by Transport::connect().
@@ -104,9 +102,17 @@ struct FlowSettings {
   std::uint64_t min_window = 0;
 };
 
+/// Where a remote sender's tail line lies, beside those of the receiver's other senders.
+struct TailPlace {
+  std::shared_ptr<void> owner;  ///< keeps the place; to go after the link that writes there
+  TailLine* line = nullptr;
+  std::size_t index = 0;
+};
+
 /// The receiving end of a path, as handed to InletSink::add().
 struct InletParts {
   RingMemory ring;
+  TailPlace tail;  ///< remote
   LinkEnd remote;
   std::shared_ptr<Connection> connection;
   std::shared_ptr<Bell> bell;  ///< within one process: to ring for kSenderRests
@@ -144,6 +150,10 @@ class InletSink {
 
   /// False: the receiver has closed meanwhile; the parts are destroyed.
   virtual bool add(InletParts parts) = 0;
+  /// A place for a remote sender's tail line. Throws SetupError.
+  [[nodiscard]] virtual TailPlace tail_place() = 0;
+  /// An inlet is to be looked at in another way from now on.
+  virtual void rearranged() noexcept = 0;
   /// A connection was turned away (for the statistics).
   virtual void refused(const std::string& why) = 0;
   /// Wakes the receiver; local senders do the same through wake_fd().

@@ -13,7 +13,7 @@ namespace penstock::inline v1::verbs {
 namespace {
 
 constexpr std::uint32_t kMagic = 0x4256'5350;  // "PSVB"
-constexpr std::uint16_t kVersion = 1;
+constexpr std::uint16_t kVersion = 2;
 constexpr std::size_t kFixedBytes = 48;
 constexpr std::size_t kRegionBytes = 24;
 constexpr std::uint32_t kMax24 = 0xff'ffff;

@@ -95,7 +95,8 @@ class HostileSender {
     std::memcpy(parts_.ring.data + place, bytes.data(), bytes.size());
     return post({{.source = parts_.ring.data + place,
                   .length = static_cast<std::uint32_t>(bytes.size()),
-                  .offset = kRingDataOffset + place}},
+                  .region = kRingRegion,
+                  .offset = place}},
                 std::nullopt);
   }
   bool write_header(Cursor cursor, std::uint64_t word) {
@@ -107,12 +108,14 @@ class HostileSender {
     const TailLine line{tail, key().tail_check(tail)};
     return post({{.source = reinterpret_cast<const std::byte*>(&line),
                   .length = sizeof(line),
+                  .region = kTailRegion,
                   .copied = true}},
                 std::nullopt);
   }
   bool write_tail_line(std::span<const std::byte> bytes) {
     return post({{.source = bytes.data(),
                   .length = static_cast<std::uint32_t>(bytes.size()),
+                  .region = kTailRegion,
                   .copied = true}},
                 std::nullopt);
   }
@@ -528,6 +531,11 @@ class HostileReceiver final : public InletSink {
     came_.notify_all();
     return true;
   }
+  [[nodiscard]] TailPlace tail_place() override {
+    const auto line = std::make_shared<TailLine>();
+    return {line, line.get(), 0};
+  }
+  void rearranged() noexcept override {}
   void refused(const std::string& /*why*/) override {}
   void notify() noexcept override {}
   [[nodiscard]] int wake_fd() const noexcept override { return wake_fd_; }

@@ -1,6 +1,7 @@
 // Order and identity: FIFO for each sender, each message once, to one receiver, with its source.
 #include <map>
 #include <mutex>
+#include <random>
 #include <set>
 #include <thread>
 
@@ -70,6 +71,86 @@ const AddCase many_connections{
         threads.emplace_back(send_numbers, std::move(senders[i]), i, side.scaled(2'000));
       }
     }};
+
+// More than a receiver of remote senders looks at all the time. One by one, each to a receiver that
+// sleeps; then all at once; then the last is busy alone, and is looked at like the first.
+constexpr std::uint64_t kMany = 20;
+
+void take_from_many(Side& side, std::size_t clones) {
+  Receiver receiver = side.bind("capacity=8KiB&spin=0");
+  const std::uint64_t each = side.scaled(300, 40);
+  const std::uint64_t busy = side.scaled(20'000, 4'000);
+  std::mutex mutex;
+  std::map<std::uint64_t, std::uint64_t> count;
+  const auto work = [&](Receiver mine) {
+    std::map<std::uint64_t, std::uint64_t> least;
+    EXPECT_EQ(drain(mine,
+                    [&](const Message& message) {
+                      const Numbered got = Numbered::from(message);
+                      EXPECT_GE(got.number, least[got.sender]) << "of sender " << got.sender;
+                      least[got.sender] = got.number + 1;
+                      const std::lock_guard lock(mutex);
+                      ++count[got.sender];
+                    }),
+              RecvStatus::closed);
+  };
+  {
+    std::vector<std::jthread> threads;
+    for (std::size_t i = 1; i < clones; ++i) threads.emplace_back(work, receiver.clone());
+    std::string publish;
+    // Closed only when all of them are; the busy one's mode is looked at before that.
+    threads.emplace_back([&, mine = receiver.clone()] {
+      (void)side.get("busy");
+      for (const auto& source : mine.stats().sources)
+        if (source.progress.consumed > busy / 2) publish = to_string(source.work.mode);
+      side.put("seen");
+    });
+    work(std::move(receiver));
+    threads.clear();
+    const auto& target = side.target();
+    if (!target.local() && target.options.find("ordered=0") == std::string::npos &&
+        target.options.find("publish") == std::string::npos) {
+      EXPECT_EQ(publish, "hot");
+    }
+  }
+  EXPECT_EQ(count.size(), kMany);
+  for (const auto& [sender, got] : count)
+    EXPECT_EQ(got, sender + 1 == kMany ? each + busy : each) << "of sender " << sender;
+}
+
+void send_from_many(Side& side) {
+  const std::uint64_t each = side.scaled(300, 40);
+  const std::uint64_t busy = side.scaled(20'000, 4'000);
+  std::vector<Sender> senders;
+  for (std::uint64_t i = 0; i < kMany; ++i) senders.push_back(side.connect());
+  std::mt19937 random(7);
+  std::uint64_t sent = 0;
+  for (; sent < 4; ++sent)
+    for (std::uint64_t i = 0; i < kMany; ++i) {
+      ASSERT_EQ(senders[i].send(Numbered{i, sent}.bytes()), SendStatus::sent);
+      ASSERT_EQ(senders[i].flush(), FlushStatus::consumed);
+      dither(random);
+    }
+  {
+    std::vector<std::jthread> threads;
+    for (std::uint64_t i = 0; i < kMany; ++i)
+      threads.emplace_back([&, i] {
+        for (auto number = sent; number < each; ++number)
+          ASSERT_EQ(senders[i].send(Numbered{i, number}.bytes()), SendStatus::sent);
+        ASSERT_EQ(senders[i].flush(), FlushStatus::consumed);
+      });
+  }
+  for (auto number = each; number < each + busy; ++number)
+    ASSERT_EQ(senders[kMany - 1].send(Numbered{kMany - 1, number}.bytes()), SendStatus::sent);
+  ASSERT_EQ(senders[kMany - 1].flush(), FlushStatus::consumed);
+  side.put("busy");
+  (void)side.get("seen");
+}
+
+const AddCase many_senders{"keeps_up_with_many_senders_few_of_them_busy",
+                           [](Side& side) { take_from_many(side, 1); }, send_from_many};
+const AddCase many_senders_clones{"keeps_up_with_many_senders_by_two_clones",
+                                  [](Side& side) { take_from_many(side, 2); }, send_from_many};
 
 const AddCase clones{"keeps_order_of_each_clone",
                      [](Side& side) {

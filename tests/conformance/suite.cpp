@@ -58,6 +58,7 @@ struct Plan {
   std::vector<std::string> transports{"inproc", "shm", "torn"};
   std::vector<std::string> topologies;
   std::vector<std::uint64_t> seeds{1, 2};
+  std::vector<std::string> publish;  // empty: as the receiver thinks best; torn: every one
   // Set in a process that was started as one side of a case.
   std::string role;
   std::string only;
@@ -365,6 +366,35 @@ void add_target(const Target& target) {
   }
 }
 
+/// The same, but the receivers' senders publish in one way only.
+Target publishing(Target target, const std::string& publish) {
+  target.label += "_" + publish;
+  target.options += (target.options.empty() ? "publish=" : "&publish=") + publish;
+  return target;
+}
+
+void add_torn_targets(Topology topology) {
+  for (const std::uint64_t seed : plan().seeds) {
+    for (const bool ordered : {true, false}) {
+      const std::string number = std::to_string(seed);
+      add_target({.label = (ordered ? "torn_ordered_seed" : "torn_unordered_seed") + number,
+                  .scheme = "torn",
+                  .options = "seed=" + number + "&ordered=" + (ordered ? "1" : "0"),
+                  .host = "127.0.0.1",
+                  .topology = topology});
+    }
+  }
+  const std::vector<std::string> all{"tail", "immediate", "turns"};
+  for (const std::string& publish : plan().publish.empty() ? all : plan().publish) {
+    add_target(publishing({.label = "torn",
+                           .scheme = "torn",
+                           .options = "seed=" + std::to_string(plan().seeds.front()),
+                           .host = "127.0.0.1",
+                           .topology = topology},
+                          publish));
+  }
+}
+
 void add_transport(const std::string& transport) {
   std::vector<Topology> topologies;
   for (const Topology topology : topologies_of(transport)) {
@@ -387,24 +417,17 @@ void add_transport(const std::string& transport) {
   }
   for (const Topology topology : topologies) {
     if (transport == "torn") {
-      for (const std::uint64_t seed : plan().seeds) {
-        for (const bool ordered : {true, false}) {
-          const std::string number = std::to_string(seed);
-          add_target({.label = (ordered ? "torn_ordered_seed" : "torn_unordered_seed") + number,
-                      .scheme = "torn",
-                      .options = "seed=" + number + "&ordered=" + (ordered ? "1" : "0"),
-                      .host = "127.0.0.1",
-                      .topology = topology});
-        }
-      }
+      add_torn_targets(topology);
       continue;
     }
     const bool local = transport == "inproc" || transport == "shm";
-    add_target({.label = transport,
-                .scheme = transport,
-                .options = {},
-                .host = local ? std::string() : plan().address,
-                .topology = topology});
+    const Target target{.label = transport,
+                        .scheme = transport,
+                        .options = {},
+                        .host = local ? std::string() : plan().address,
+                        .topology = topology};
+    if (plan().publish.empty()) add_target(target);
+    for (const std::string& publish : plan().publish) add_target(publishing(target, publish));
   }
 }
 
@@ -571,6 +594,9 @@ int run_all(int argc, char** argv) {
   app.add_option("--seeds", the.seeds, "of the torn link")
       ->delimiter(',')
       ->envname("PENSTOCK_CONFORMANCE_SEEDS");
+  app.add_option("--publish", the.publish, "how remote senders do it: tail, hot, immediate, turns")
+      ->delimiter(',')
+      ->envname("PENSTOCK_CONFORMANCE_PUBLISH");
   app.add_option("--role", the.role)->group("");
   app.add_option("--case", the.only)->group("");
   app.add_option("--stage", the.stage)->group("");
@@ -589,7 +615,9 @@ int run_all(int argc, char** argv) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     delete listeners.Release(listeners.default_result_printer());
     the.transports = {the.only.substr(the.only.find('.') + 1)};
-    the.transports[0] = the.transports[0].substr(0, the.transports[0].find('.'));
+    the.transports[0] = the.transports[0].substr(0, the.transports[0].find_first_of("._"));
+  } else if (!the.publish.empty()) {
+    ::setenv("PENSTOCK_CONFORMANCE_PUBLISH", CLI::detail::join(the.publish).c_str(), 1);
   }
   for (const std::string& transport : the.transports) add_transport(transport);
 

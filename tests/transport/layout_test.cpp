@@ -24,7 +24,8 @@ TEST(Layout, sizes_and_offsets_are_those_of_wire_version_1) {
   EXPECT_EQ(offsetof(CreditLine, armed_at), 16U);
   EXPECT_EQ(offsetof(CreditLine, mode), 24U);
   EXPECT_EQ(offsetof(CreditLine, check), 32U);
-  EXPECT_EQ(kRingDataOffset, 4096U);
+  EXPECT_EQ(kRingRegion, 0U);
+  EXPECT_EQ(kTailRegion, 1U);
   EXPECT_EQ(sizeof(FrameHeader), 12U);
   EXPECT_EQ(sizeof(RingControl), 256U);
   EXPECT_EQ(offsetof(RingControl, window), 8U);

@@ -153,6 +153,8 @@ class Sink final : public InletSink {
     ++refused_;
     changed_.notify_all();
   }
+  [[nodiscard]] TailPlace tail_place() override { return {}; }
+  void rearranged() noexcept override {}
   void notify() noexcept override {}
   [[nodiscard]] int wake_fd() const noexcept override { return wake_fd_.get(); }
 
