@@ -14,10 +14,30 @@
 #include <utility>
 
 #include "penstock/channel/claim.hpp"
+#include "penstock/channel/spin.hpp"
 #include "penstock/channel/stats.hpp"
 #include "penstock/transport/line.hpp"
 
 namespace penstock::v2 {
+
+/// Keeps a thread that lost a race for an index away from its line, each time for twice as long:
+/// who won it has it for several messages in a row, which between far CPUs cost a fraction of one
+/// that fetches the line.
+class Backoff {
+ public:
+  void lost() noexcept {
+    for (unsigned i = 0; i < pauses_; ++i) cpu_relax();
+    pauses_ = std::min(pauses_ * 2, kMost);
+  }
+
+ private:
+  static constexpr unsigned kMost = 512;
+  unsigned pauses_ = 1;
+};
+/// For those whose index is not what they race for longest.
+struct NoBackoff {
+  void lost() noexcept {}
+};
 
 /// Thread-safety: any thread, but for close(). Invariant: head <= tail <= head + capacity.
 /// Positions are 62 bits wide and never come again.
@@ -76,12 +96,13 @@ class RingEnds {
 
   /// As a producer: claims up to `count` places from the tail on; `first` is the first one, `count`
   /// becomes how many. `room(tail)` says how many there are.
-  template <class Room>
+  template <class Lost, class Room>
   [[nodiscard]] ClaimResult claim_ends(std::uint64_t& first, std::size_t& count,
                                        Room&& room) noexcept {
     // relaxed: with one producer nobody else writes it; with several the claim orders nothing but
     // itself, what is put there is published by a stamp.
     std::uint64_t tail = tail_.load(std::memory_order_relaxed);
+    Lost race;
     for (;;) {
       if ((tail & kClosed) != 0) return ClaimResult::closed;
       const std::size_t there = room(tail);
@@ -96,6 +117,8 @@ class RingEnds {
       if constexpr (!kProducers) {
         tail_.store(tail + there, std::memory_order_relaxed);
       } else if (!tail_.compare_exchange_weak(tail, tail + there, std::memory_order_relaxed)) {
+        race.lost();
+        tail = tail_.load(std::memory_order_relaxed);
         continue;
       }
       first = tail;

@@ -176,7 +176,7 @@ class RunRing : public RingEnds<kProducers> {
   /// how many. Lock-free; its time does not depend on `count`.
   [[nodiscard]] ClaimResult claim(std::uint64_t& first, std::size_t& count,
                                   Credit credit = Credit::any) noexcept {
-    const auto result = Ends::claim_ends(
+    const auto result = Ends::template claim_ends<NoBackoff>(
         first, count, [&](std::uint64_t tail) { return room_at(tail, count, credit); });
     if constexpr (!kProducers) {
       if (result == ClaimResult::claimed) {

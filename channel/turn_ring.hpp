@@ -67,7 +67,7 @@ class TurnRing : public RingEnds<kProducers> {
   /// how many. Lock-free; linear in `count`.
   [[nodiscard]] ClaimResult claim(std::uint64_t& first, std::size_t& count,
                                   Credit /*credit*/ = Credit::any) noexcept {
-    return Ends::claim_ends(first, count, [&](std::uint64_t tail) {
+    return Ends::template claim_ends<Backoff>(first, count, [&](std::uint64_t tail) {
       std::size_t room = 0;
       // SYNC slot-free (producer)
       while (room < count && slot(tail + room).stamp.load(std::memory_order_acquire) ==
@@ -216,6 +216,7 @@ class TurnRing : public RingEnds<kProducers> {
   /// As a consumer: takes up to `count` places that are done, from `head` on; how many.
   [[nodiscard]] std::size_t take_turns(std::uint64_t& head, std::size_t count) noexcept {
     head = head_.load(std::memory_order_relaxed);
+    Backoff race;
     for (;;) {
       std::size_t done = 0;
       for (; done < count; ++done) {
@@ -232,6 +233,8 @@ class TurnRing : public RingEnds<kProducers> {
       }
       // relaxed: the slots' stamps order
       if (head_.compare_exchange_weak(head, head + done, std::memory_order_relaxed)) return done;
+      race.lost();
+      head = head_.load(std::memory_order_relaxed);
     }
   }
 
