@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "penstock/channel/options.hpp"
-#include "penstock/transport/record.hpp"
+#include "penstock/transport/publish_mode.hpp"
 
 namespace penstock::inline v1 {
 

@@ -15,6 +15,7 @@
 #include <optional>
 
 #include "penstock/transport/line.hpp"
+#include "penstock/transport/publish_mode.hpp"
 
 namespace penstock::inline v1 {
 
@@ -50,13 +51,6 @@ static_assert(sizeof(RecordHeader) == kRecordAlign);
 struct TailLine {
   std::uint64_t tail;
   std::uint64_t check;
-};
-
-/// How a receiver wants its peer to publish (low byte of CreditLine::mode). It may change its mind.
-enum class PublishMode : std::uint8_t {
-  tail = 0,       ///< data, then the tail line
-  hot = 1,        ///< one record that proves itself whole when the link is idle, else as `tail`
-  immediate = 2,  ///< data, the tail in an immediate: for devices that promise no order of writes
 };
 
 /// Written by the receiver into the sender's memory, one cache line. All fields are cumulative: a
