@@ -81,6 +81,8 @@ case_install() {
   local output
   output=$("$prefix/bin/penstock" info 2>&1)
   grep -q '^rdma' <<<"$output" || fail "the installed tool does not list rdma: $output"
+  needs_only "$prefix/bin/penstock" "${runtime[@]}" 'libfmt.so.*'
+  quietly "$prefix/libexec/penstock/penstock-verbs-baseline" --help
 }
 
 # Where the case install has put the libraries.

@@ -1,4 +1,4 @@
-// verbs_baseline: what a straightforward, careful program gets out of plain verbs.
+// penstock-verbs-baseline: what a straightforward, careful program gets out of plain verbs.
 //
 // The figures that penstock's rdma transport is measured against, taken in the same run: one RDMA
 // WRITE a message with a window of them in flight, and the ping-pong of two polling processes. Two
@@ -100,7 +100,9 @@ struct Step {
   std::uint32_t size = 0;
 };
 
-void report_error(const std::string& what) { std::cerr << "verbs_baseline: " + what + '\n'; }
+void report_error(const std::string& what) {
+  std::cerr << "penstock-verbs-baseline: " + what + '\n';
+}
 
 void check(int error, const std::string& call) {
   if (error != 0) throw std::system_error(error, std::generic_category(), call);
@@ -629,7 +631,7 @@ void serve(Socket control, const Options& options) {
   const auto plan = control.receive<Plan>();
   if (plan.magic != kMagic || plan.area_bytes > kLargestMessage || plan.in_flight == 0 ||
       plan.in_flight > kMostInFlight || plan.mode > Mode::event || plan.seconds > kLongestRun + 1) {
-    throw std::runtime_error("the peer is no verbs_baseline of this version");
+    throw std::runtime_error("the peer is no penstock-verbs-baseline of this version");
   }
   Link link(control, options, plan);
   control.limit_waits(kSilenceLimit + 2 * std::chrono::seconds(plan.seconds));
@@ -691,7 +693,7 @@ json measure(const Options& options) {
   }
   control.send(Step{});
   json report = link.describe();
-  report["program"] = "verbs_baseline";
+  report["program"] = "penstock-verbs-baseline";
   report["in_flight"] = options.in_flight;
   report["post_list"] = options.post_list;
   report["results"] = std::move(results);
