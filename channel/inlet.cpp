@@ -264,8 +264,9 @@ Look Inlet::take(Message& out) noexcept {
     if ((record.flags & (kPadding | kTombstone)) != 0) {
       skip_to(record.end);
       report(false);
-      if (next_ >= enough) return Look::nothing;
-      continue;
+      if (next_ < enough) continue;
+      if (link_) tails_->mark(place_.index);  // there may be more
+      return Look::nothing;
     }
     next_ = record.end;
     stir();

@@ -213,8 +213,9 @@ Mailbox::Turn Mailbox::look_at(Drain& drain, const std::shared_ptr<Inlet>& inlet
       return Turn::taken;
     case Look::closed: (void)drop(std::shared_ptr(inlet)); return Turn::again;
     case Look::lost: return report_loss(std::shared_ptr(inlet), out);
-    case Look::view_limit: met.limit = true; break;
+    case Look::view_limit: met.full = met.limit = true; break;
     case Look::view_gap:
+      met.full = true;
       // Another clone is slow with an old message: wait for it. Alone, this thread would wait for
       // itself. relaxed: whoever leaves wakes the others
       if (receivers_.load(std::memory_order_relaxed) == 1) met.limit = true;
@@ -234,7 +235,7 @@ Mailbox::Turn Mailbox::look_at_scanned(Drain& drain, Message& out, Met& met) noe
       const auto begun = tails_->begin_look(place);
       Met here;
       const auto turn = look_at(drain, inlet, out, here);
-      if (turn == Turn::nothing && !here.held && !here.limit && inlet->whole(begun.line)) {
+      if (turn == Turn::nothing && !here.held && !here.full && inlet->whole(begun.line)) {
         tails_->drained(place, begun.line);
       } else if (begun.marked) {
         tails_->mark(place);

@@ -111,6 +111,7 @@ class Mailbox final : public InletSink,
   struct Met {
     bool held = false;   ///< a token
     bool limit = false;  ///< of held messages
+    bool full = false;   ///< an inlet can hand out no more before some are released
   };
 
   void refresh(Senders& senders) noexcept;

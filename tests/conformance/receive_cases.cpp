@@ -136,6 +136,46 @@ const AddCase view_limit{"holds_as_many_views_as_promised",
                            }
                          }};
 
+const AddCase view_gap{
+    "an_old_message_that_a_clone_holds_keeps_the_others_waiting_until_it_is_released",
+    [](Side& side) {
+      Receiver slow = side.bind();
+      Receiver quick = slow.clone();
+      Message old = slow.recv();
+      ASSERT_TRUE(old);
+      // One of the views is the old message's.
+      const auto take_all = [&](std::size_t first) {
+        for (std::size_t i = 0; i < kMaxViews - 1; ++i) {
+          const Message message = quick.recv();
+          ASSERT_TRUE(message) << describe(message);
+          EXPECT_EQ(Numbered::from(message).number, first + i);
+        }
+      };
+      take_all(1);
+      EXPECT_EQ(quick.recv_for(milliseconds(1)).status(), RecvStatus::timed_out);
+      old = quick.try_recv();
+      EXPECT_EQ(old.status(), RecvStatus::empty);
+      old = quick.recv();
+      ASSERT_TRUE(old);
+      EXPECT_EQ(Numbered::from(old).number, kMaxViews);
+      take_all(kMaxViews + 1);
+      EXPECT_EQ(quick.try_recv().status(), RecvStatus::empty);
+      // Alone, it would wait for itself.
+      slow = Receiver();
+      EXPECT_EQ(quick.recv().status(), RecvStatus::view_limit);
+      old.release();
+      const Message last = quick.recv();
+      ASSERT_TRUE(last) << describe(last);
+      EXPECT_EQ(Numbered::from(last).number, 2 * kMaxViews);
+      EXPECT_EQ(quick.recv().status(), RecvStatus::closed);
+    },
+    [](Side& side) {
+      Sender sender = side.connect();
+      for (std::uint64_t i = 0; i < 2 * kMaxViews + 1; ++i) {
+        ASSERT_EQ(sender.send(Numbered{0, i}.bytes()), SendStatus::sent);
+      }
+    }};
+
 const AddCase outlive{"messages_outlive_their_receiver",
                       [](Side& side) {
                         std::vector<Message> held;
