@@ -764,7 +764,10 @@ void Inlet::shut() noexcept {
   if (!link_) wake_senders(control_);
   if (bell_) bell_->ring();  // elsewhere the good-bye tells them
   if (connection_) {
-    connection_->say_goodbye(FrameType::closed, consumed);
+    // A sender that was lost, or breaks the protocol, is not told that all is well.
+    // SYNC gone. relaxed: stored before it
+    if (!gone_.load(std::memory_order_acquire) || goodbye_.load(std::memory_order_relaxed))
+      connection_->say_goodbye(FrameType::closed, consumed);
     connection_->stop();
   }
   if (link_) Engine::get().unwatch(link_->event_fd());

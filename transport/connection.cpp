@@ -168,6 +168,18 @@ bool Connection::take_frames(ConnectionObserver& observer) {
   return true;
 }
 
+/// What was suspected says more: the peer may have found the same.
+std::string Connection::reason_of_end(int error) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!suspicion_.empty()) return suspicion_;
+  }
+  return error == ECONNRESET
+             ? "its control connection was reset: the process has died"
+             : "its control connection was closed without a good-bye: the process has ended, was "
+               "killed, or has given up the way between the two";
+}
+
 void Connection::read_all(ConnectionObserver& observer) {
   for (int reads = 0; reads < kReadsPerCall; ++reads) {
     const auto heard = read_some();
@@ -179,11 +191,7 @@ void Connection::read_all(ConnectionObserver& observer) {
     // What was there before is looked at too: it may have come with the handshake's last message.
     if (!take_frames(observer)) return;
     if (heard == Heard::nothing) return listen(false);
-    if (heard == Heard::end)
-      return lost(error == ECONNRESET
-                      ? "its control connection was reset: the process has died"
-                      : "its control connection was closed without a good-bye: the process "
-                        "has ended or was killed");
+    if (heard == Heard::end) return lost(reason_of_end(error));
   }
   listen(true);  // there is more
 }

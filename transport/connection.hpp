@@ -84,6 +84,7 @@ class Connection final : public EngineHandler, public std::enable_shared_from_th
   [[nodiscard]] bool take_frames(ConnectionObserver& observer);
   [[nodiscard]] bool over() noexcept;
   void read_all(ConnectionObserver& observer);
+  [[nodiscard]] std::string reason_of_end(int error);
   void schedule(TimePoint now);
 
   const Birth birth_;
