@@ -1,5 +1,5 @@
 // penstock info: which transports this machine has, and with which devices.
-#include <fmt/core.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <memory>
@@ -85,6 +85,9 @@ void print_text(const Json& info) {
     } else {
       fmt::print("{:<8} not available: {}\n", name, entry["reason"].get<std::string>());
     }
+    if (entry.contains("options") && !entry["options"].empty())
+      fmt::print("  options of its own: {}\n",
+                 fmt::join(entry["options"].get<std::vector<std::string>>(), ", "));
     if (!entry.contains("devices")) continue;
     for (const auto& device : entry["devices"]) {
       if (device.is_object()) print_object(device, 2);

@@ -14,6 +14,8 @@
 #include <string_view>
 #include <vector>
 
+#include "penstock/transport/error.hpp"
+
 namespace penstock::inline v1 {
 
 /// Memory given to a link when it is opened. The caller keeps it alive until the link is destroyed.
@@ -136,8 +138,14 @@ class LinkProvider {
   [[nodiscard]] virtual std::string_view scheme() const noexcept = 0;
   /// The URI options that belong to this transport.
   [[nodiscard]] virtual std::vector<std::string> option_names() const = 0;
-  /// Cheap enough to call for every bind: says whether links can be made here, or why not.
+  /// Whether links can be made here, or why not, and with which devices.
   [[nodiscard]] virtual ProbeReport probe() const = 0;
+  /// Called for every bind and connect, before anybody is waited for: throws SetupError where no
+  /// link can be made here, or none with these options (a URI's query).
+  virtual void check(const std::string& /*options*/) const {
+    if (const ProbeReport report = probe(); !report.available)
+      throw SetupError(Errc::transport_unavailable, report.reason);
+  }
   /// Throws SetupError (transport_unavailable, resource_limit, bad_uri).
   [[nodiscard]] virtual std::unique_ptr<Link> open(const LinkConfig& config) = 0;
 };

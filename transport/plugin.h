@@ -159,6 +159,10 @@ typedef struct penstock_transport {
   void (*link_error)(const penstock_link* link, penstock_text_sink sink, void* context);
   void (*link_counters)(const penstock_link* link, penstock_counters* counters);
   void (*link_path)(const penstock_link* link, penstock_text_sink sink, void* context);
+
+  /* Whether a link can be made here with these options, the URI's query. */
+  int32_t (*provider_check)(const penstock_provider* provider, const char* options,
+                            penstock_error* error);
 } penstock_transport;
 
 /* The one symbol that a module exports. */

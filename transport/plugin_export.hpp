@@ -77,6 +77,10 @@ class Exported {
             [](const penstock_link* l, penstock_text_sink sink, void* context) noexcept {
               put_text([&] { return link(l)->path(); }, sink, context);
             },
+        .provider_check = [](const penstock_provider* p, const char* options,
+                             penstock_error* error) noexcept -> std::int32_t {
+          return guarded(error, [&] { provider(p)->check(options); });
+        },
     };
     return &kTable;
   }

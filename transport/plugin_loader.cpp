@@ -213,6 +213,10 @@ class ModuleProvider final : public LinkProvider,
     module_.option_names(provider_, &append_name, &names);
     return names;
   }
+  void check(const std::string& options) const override {
+    ErrorText error;
+    error.check(module_.provider_check(provider_, options.c_str(), error.out()));
+  }
   [[nodiscard]] ProbeReport probe() const override {
     ProbeReport report;
     report.available = module_.probe(
@@ -261,7 +265,7 @@ bool complete(const penstock_transport& t) {
   return t.provider_create && t.provider_destroy && t.scheme && t.option_names && t.probe &&
          t.link_open && t.link_close && t.link_describe && t.link_connect && t.link_limits &&
          t.link_post && t.link_poll && t.link_arm && t.link_disarm && t.link_event_fd &&
-         t.link_error && t.link_counters && t.link_path;
+         t.link_error && t.link_counters && t.link_path && t.provider_check;
 }
 
 std::shared_ptr<LinkProvider> load(const std::string& file, std::string_view scheme) {

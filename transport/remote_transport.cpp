@@ -154,9 +154,11 @@ class RemoteTransport final : public Transport {
 
  private:
   void check(const Uri& uri) const {
-    auto report = provider_->probe();
-    if (!report.available)
-      throw SetupError(Errc::transport_unavailable, uri.text() + ": " + report.reason);
+    try {
+      provider_->check(uri.query());
+    } catch (const SetupError& e) {
+      throw SetupError(e.errc(), uri.text() + ": " + e.what());
+    }
   }
 
   std::shared_ptr<LinkProvider> provider_;

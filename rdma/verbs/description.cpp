@@ -6,14 +6,13 @@
 #include <cstring>
 #include <string_view>
 
-#include "penstock/rdma/verbs/path.hpp"
 #include "penstock/transport/error.hpp"
 
 namespace penstock::inline v1::verbs {
 namespace {
 
 constexpr std::uint32_t kMagic = 0x4256'5350;  // "PSVB"
-constexpr std::uint16_t kVersion = 2;
+constexpr std::uint16_t kVersion = 3;
 constexpr std::size_t kFixedBytes = 48;
 constexpr std::size_t kRegionBytes = 24;
 constexpr std::uint32_t kMax24 = 0xff'ffff;
@@ -85,7 +84,7 @@ std::vector<std::byte> encode(const Description& d) {
   out.put(static_cast<std::uint16_t>(d.regions.size()));
   out.put(d.queue_pair);
   out.put(d.first_psn);
-  out.put(std::uint32_t{0});
+  out.put(static_cast<std::uint32_t>(d.gid_type));
   out.put(d.gid);
   for (const ExposedRegion& r : d.regions) {
     out.put(r.address);
@@ -118,7 +117,7 @@ Description decode(std::span<const std::byte> bytes) {
   const std::size_t regions = in.take<std::uint16_t>();
   d.queue_pair = in.take<std::uint32_t>();
   d.first_psn = in.take<std::uint32_t>();
-  const auto reserved = in.take<std::uint32_t>();
+  const auto gid_type = in.take<std::uint32_t>();
   d.gid = in.take_gid();
 
   check(regions <= kMaxRegions, "too many memory regions");
@@ -129,7 +128,9 @@ Description decode(std::span<const std::byte> bytes) {
   check(d.service_level < 16, "service level out of range");
   check(d.queue_pair > 1 && d.queue_pair <= kMax24, "queue pair out of range");
   check(d.first_psn <= kMax24, "packet number out of range");
-  check(reserved == 0, "a reserved field is in use");
+  check(ethernet ? gid_type == 1 || gid_type == 2 : gid_type == 0,
+        "its GID is of no kind that its link layer has");
+  d.gid_type = static_cast<GidType>(gid_type);
   check(d.gid.raw[0] != 0xff, "the GID is a multicast group");
   check(ethernet ? !empty_gid(d.gid) : d.lid != 0 || !empty_gid(d.gid), "it has no address");
   for (std::size_t i = 0; i < regions; ++i) {

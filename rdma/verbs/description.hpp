@@ -8,6 +8,8 @@
 #include <span>
 #include <vector>
 
+#include "penstock/rdma/verbs/path.hpp"
+
 namespace penstock::inline v1::verbs {
 
 inline constexpr std::size_t kMaxRegions = 8;
@@ -21,15 +23,16 @@ struct ExposedRegion {
 
 struct Description {
   std::uint8_t link_layer = 0;     ///< IBV_LINK_LAYER_...
-  std::uint8_t mtu = 0;            ///< ibv_mtu that is active on the port
-  std::uint8_t traffic_class = 0;  ///< with which this end wants to be reached
+  std::uint8_t mtu = 0;            ///< ibv_mtu: the most that this end takes
+  std::uint8_t traffic_class = 0;  ///< with which this end wants to be reached; 0: no wish
   std::uint8_t service_level = 0;  ///< likewise
   std::uint16_t lid = 0;           ///< 0 on Ethernet
   std::uint16_t pkey_index = 0;    ///< of the describing end, for diagnosis
   std::uint16_t pkey = 0;
   std::uint32_t queue_pair = 0;  ///< 24 bits
   std::uint32_t first_psn = 0;   ///< 24 random bits: number of the first packet this end sends
-  ibv_gid gid{};                 ///< all zero: none (InfiniBand only)
+  GidType gid_type = GidType::infiniband;
+  ibv_gid gid{};  ///< all zero: none (InfiniBand only)
   std::vector<ExposedRegion> regions;
 };
 

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <charconv>
 #include <cstring>
 #include <filesystem>
 #include <system_error>
@@ -72,6 +71,10 @@ std::string why_not_opened(const ibv_device& device, int error) {
   }
 }
 
+bool ethernet(const PortFacts& port) noexcept {
+  return port.attr.link_layer == IBV_LINK_LAYER_ETHERNET;
+}
+
 GidType type_of(std::uint32_t type) noexcept {
   if (type == IBV_GID_TYPE_ROCE_V2) return GidType::roce_v2;
   return type == IBV_GID_TYPE_ROCE_V1 ? GidType::roce_v1 : GidType::infiniband;
@@ -97,6 +100,16 @@ void add_gids(DeviceFacts& facts) {
     if (e.ndev_ifindex != 0) static_cast<void>(::if_indextoname(e.ndev_ifindex, netdev.data()));
     port->gids.push_back(
         {.index = e.gid_index, .gid = e.gid, .type = type_of(e.gid_type), .netdev = netdev.data()});
+  }
+}
+
+void add_partitions(ibv_context* context, PortFacts& port) {
+  // The kernel makes up the one of Ethernet, whatever the length of the table.
+  const int count = ethernet(port) ? 1 : port.attr.pkey_tbl_len;
+  for (int i = 0; i < count; ++i) {
+    __be16 key = 0;
+    if (::ibv_query_pkey(context, port.number, i, &key) == 0 && partition_of(ntohs(key)) != 0)
+      port.partitions.push_back({.index = static_cast<std::uint16_t>(i), .key = ntohs(key)});
   }
 }
 
@@ -126,42 +139,47 @@ DeviceFacts look_at(ibv_device* device) {
   for (unsigned number = 1; number <= facts.attr.phys_port_cnt; ++number) {
     PortFacts port;
     port.number = static_cast<std::uint8_t>(number);
-    if (::ibv_query_port(context, port.number, &port.attr) == 0)
-      facts.ports.push_back(std::move(port));
+    if (::ibv_query_port(context, port.number, &port.attr) != 0) continue;
+    add_partitions(context, port);
+    facts.ports.push_back(std::move(port));
   }
   add_gids(facts);
   return facts;
 }
 
-std::uint8_t parse_number(std::string_view key, std::string_view text, unsigned least) {
-  unsigned value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size() || value < least || value > 255)
-    throw SetupError(Errc::bad_uri, fmt::format("rdma: option {}={}: a number from {} to 255 goes "
-                                                "here; `penstock info` shows which there are",
-                                                key, text, least));
-  return static_cast<std::uint8_t>(value);
-}
-
-bool ipv4_mapped(const ibv_gid& gid) noexcept {
-  static constexpr std::array<std::uint8_t, 12> kPrefix = {0, 0, 0, 0, 0,    0,
-                                                           0, 0, 0, 0, 0xff, 0xff};
-  return std::memcmp(gid.raw, kPrefix.data(), kPrefix.size()) == 0;
-}
 bool link_local(const ibv_gid& gid) noexcept {
   return gid.raw[0] == 0xfe && (gid.raw[1] & 0xc0U) == 0x80;
 }
-bool ethernet(const PortFacts& port) noexcept {
-  return port.attr.link_layer == IBV_LINK_LAYER_ETHERNET;
+
+/// From the worst to the best.
+enum class Rank : std::uint8_t {
+  none,
+  v1_ipv6,
+  v1_ipv4,
+  v1_control_address,
+  ipv6,
+  infiniband,
+  ipv4,
+  control_address,
+};
+
+/// The kind of RoCE that counts on this port. Addresses come one by one, of v2 and v1 each time, so
+/// one entry of v2 says that more may come.
+GidType roce_of(const PortFacts& port) noexcept {
+  return std::ranges::find(port.gids, GidType::roce_v2, &GidEntry::type) != port.gids.end()
+             ? GidType::roce_v2
+             : GidType::roce_v1;
 }
 
-enum class Rank : std::uint8_t { none, ipv6, infiniband, ipv4, control_address };
-
-Rank rank(const GidEntry& entry, const std::optional<ibv_gid>& local_address) noexcept {
-  if (entry.type != GidType::roce_v2 || entry.netdev.empty()) return Rank::none;
-  if (local_address && same_gid(entry.gid, *local_address)) return Rank::control_address;
-  if (ipv4_mapped(entry.gid)) return Rank::ipv4;
-  return link_local(entry.gid) ? Rank::none : Rank::ipv6;
+Rank rank(const GidEntry& entry, GidType roce,
+          const std::optional<ibv_gid>& local_address) noexcept {
+  if (entry.type != roce || entry.netdev.empty()) return Rank::none;
+  const bool v2 = roce == GidType::roce_v2;
+  if (local_address && same_gid(entry.gid, *local_address))
+    return v2 ? Rank::control_address : Rank::v1_control_address;
+  if (ipv4_mapped(entry.gid)) return v2 ? Rank::ipv4 : Rank::v1_ipv4;
+  if (link_local(entry.gid)) return Rank::none;
+  return v2 ? Rank::ipv6 : Rank::v1_ipv6;
 }
 
 std::string gid_list(const PortFacts& port) {
@@ -192,6 +210,49 @@ std::string why_no_gid(const DeviceFacts& device, const PortFacts& port) {
       with_netdev == port.gids.end() ? "its network device" : with_netdev->netdev, gid_list(port));
 }
 
+/// Null: there is none.
+const Partition* choose_partition(const PortFacts& port, std::optional<std::uint16_t> pkey) {
+  static constexpr Partition kDefault;
+  if (port.partitions.empty()) return !pkey || partition_of(*pkey) == 0x7fff ? &kDefault : nullptr;
+  const Partition* best = nullptr;
+  for (const Partition& p : port.partitions)
+    if (!pkey || partition_of(p.key) == partition_of(*pkey))
+      if (best == nullptr || (full_member(p.key) && !full_member(best->key))) best = &p;
+  return best;
+}
+
+std::string why_no_partition(const DeviceFacts& device, const PortFacts& port, std::uint16_t pkey) {
+  std::vector<std::string> all;
+  for (const Partition& p : port.partitions) all.push_back(fmt::format("{:#x}", p.key));
+  return fmt::format("{} port {} is not in partition {:#x} (it is in {}){}", device.name,
+                     port.number, pkey, all.empty() ? "0xffff" : join(all, ", "),
+                     ethernet(port)
+                         ? ": on Ethernet leave ?pkey= out, a VLAN is chosen by ?gid_index="
+                         : ": have the subnet manager's administrator add it");
+}
+
+/// Why packets cannot travel as wished from there; empty: they can.
+std::string why_no_travel(const DeviceFacts& device, const PortFacts& port, const GidEntry* gid,
+                          const TravelWish& wish) {
+  const auto on = [&] { return fmt::format("{} port {}", device.name, port.number); };
+  if (wish.mtu && *wish.mtu > port.attr.active_mtu)
+    return fmt::format("mtu={} is more than {} has, {}: {}", mtu_bytes(*wish.mtu), on(),
+                       mtu_bytes(port.attr.active_mtu),
+                       ethernet(port) ? "raise its network device's MTU, at both ends and on the "
+                                        "way between them, or leave ?mtu= out"
+                                      : "leave ?mtu= out, or have the subnet manager raise it");
+  if (ethernet(port) && wish.service_level.value_or(0) > 7)
+    return fmt::format(
+        "service_level={} does not exist on {}, which is Ethernet and has priorities 0 to 7",
+        *wish.service_level, on());
+  if (!ethernet(port) && wish.traffic_class && gid == nullptr)
+    return fmt::format(
+        "traffic_class={} needs a global header, and {} has no GID to put into it: use "
+        "?service_level= there",
+        *wish.traffic_class, on());
+  return {};
+}
+
 }  // namespace
 
 Survey survey() {
@@ -204,37 +265,12 @@ Survey survey() {
   return result;
 }
 
-PathWish PathWish::parse(std::string_view options, std::string_view local_host) {
-  PathWish wish;
-  wish.local_address = gid_of(local_host);
-  while (!options.empty()) {
-    const auto amp = options.find('&');
-    const std::string_view item = options.substr(0, amp);
-    options = amp == std::string_view::npos ? std::string_view{} : options.substr(amp + 1);
-    const auto equals = item.find('=');
-    if (equals == std::string_view::npos) continue;
-    const std::string_view key = item.substr(0, equals);
-    const std::string_view value = item.substr(equals + 1);
-    if (key == "device") {
-      if (value.empty())
-        throw SetupError(Errc::bad_uri,
-                         "rdma: option device= lacks the name of a device; "
-                         "`penstock info` shows which there are");
-      wish.device = value;
-    } else if (key == "port") {
-      wish.port = parse_number(key, value, 1);
-    } else if (key == "gid_index") {
-      wish.gid_index = parse_number(key, value, 0);
-    }
-  }
-  return wish;
-}
-
 const GidEntry* choose_gid(const PortFacts& port, const std::optional<ibv_gid>& local_address) {
   const GidEntry* best = nullptr;
   Rank best_rank = Rank::none;
+  const GidType roce = roce_of(port);
   for (const GidEntry& entry : port.gids) {
-    const Rank r = rank(entry, local_address);
+    const Rank r = rank(entry, roce, local_address);
     if (r > best_rank) {
       best = &entry;
       best_rank = r;
@@ -249,6 +285,7 @@ std::variant<PathChoice, NoPath> choose_path(const Survey& survey, const PathWis
   bool may_come = false;
   bool device_there = false;
   bool port_there = false;
+  bool wished_too_much = false;
   PathChoice best;
   Rank best_rank = Rank::none;
   for (const DeviceFacts& device : survey.devices) {
@@ -289,13 +326,28 @@ std::variant<PathChoice, NoPath> choose_path(const Survey& survey, const PathWis
           reasons.push_back(why_no_gid(device, port));
           continue;
         }
-        r = rank(*gid, wish.local_address);
+        r = rank(*gid, roce_of(port), wish.local_address);
       } else {
         if (!port.gids.empty()) gid = &port.gids.front();
         r = Rank::infiniband;
       }
+      const Partition* partition = choose_partition(port, wish.pkey);
+      if (partition == nullptr) {
+        wished_too_much = true;
+        reasons.push_back(why_no_partition(device, port, *wish.pkey));
+        continue;
+      }
+      if (std::string why = why_no_travel(device, port, gid, wish.travel); !why.empty()) {
+        wished_too_much = true;
+        reasons.push_back(std::move(why));
+        continue;
+      }
       if (r > best_rank) {
-        best = {.device = &device, .port = &port, .gid = gid};
+        best = {.device = &device,
+                .port = &port,
+                .gid = gid,
+                .partition = *partition,
+                .travel = wish.travel};
         best_rank = r;
       }
     }
@@ -310,7 +362,15 @@ std::variant<PathChoice, NoPath> choose_path(const Survey& survey, const PathWis
         .code = Errc::bad_uri,
         .text = fmt::format("rdma: there is no port {}{}; there is {}", *wish.port,
                             wish.device.empty() ? "" : " on " + wish.device, device_list(survey))};
-  return NoPath{.text = fmt::format("rdma: {}", join(reasons, "; ")), .may_come = may_come};
+  return NoPath{.code = wished_too_much ? Errc::bad_uri : Errc::transport_unavailable,
+                .text = fmt::format("rdma: {}", join(reasons, "; ")),
+                .may_come = may_come};
+}
+
+bool ipv4_mapped(const ibv_gid& gid) noexcept {
+  static constexpr std::array<std::uint8_t, 12> kPrefix = {0, 0, 0, 0, 0,    0,
+                                                           0, 0, 0, 0, 0xff, 0xff};
+  return std::memcmp(gid.raw, kPrefix.data(), kPrefix.size()) == 0;
 }
 
 std::optional<ibv_gid> gid_of(std::string_view address) {
@@ -330,6 +390,18 @@ std::string gid_text(const ibv_gid& gid) {
   const char* result =
       ::inet_ntop(v4 ? AF_INET : AF_INET6, v4 ? gid.raw + 12 : gid.raw, text.data(), text.size());
   return result != nullptr ? result : "?";
+}
+
+bool places_writes_in_order(std::uint32_t vendor) noexcept {
+  switch (vendor) {
+    case 0x02c9:    // NVIDIA (Mellanox): mlx4, mlx5
+    case 0x14e4:    // Broadcom: bnxt_re
+    case 0x1ded:    // Alibaba: erdma
+    case 0x8086:    // Intel: irdma
+    case 0xffffff:  // rdma_rxe: one task copies packet after packet
+      return true;
+    default: return false;
+  }
 }
 
 bool same_gid(const ibv_gid& a, const ibv_gid& b) noexcept {

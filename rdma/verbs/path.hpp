@@ -25,10 +25,17 @@ struct GidEntry {
   std::string netdev;  ///< empty: none, or not in this network namespace
 };
 
+/// An entry of a port's table of partitions. On Ethernet there is one, the default.
+struct Partition {
+  std::uint16_t index = 0;
+  std::uint16_t key = 0xffff;  ///< P_Key; its top bit: full member
+};
+
 struct PortFacts {
   std::uint8_t number = 0;
   ibv_port_attr attr{};
   std::vector<GidEntry> gids;
+  std::vector<Partition> partitions;
 };
 
 struct DeviceFacts {
@@ -48,21 +55,40 @@ struct Survey {
 /// Looks at the machine's devices. Opens those that are not open yet.
 [[nodiscard]] Survey survey();
 
+/// How an unanswered packet is waited for: 4.096 µs * 2^16 = 268 ms. Long enough for an overloaded
+/// host, and with its repetitions over before the control connection's silence counts as a loss.
+inline constexpr std::uint8_t kAckTimeout = 16;
+
+/// How packets travel, as far as the URI says.
+struct TravelWish {
+  std::optional<std::uint8_t> traffic_class;  ///< of the global header; none: what the peer wishes
+  std::optional<std::uint8_t> service_level;  ///< likewise
+  std::optional<ibv_mtu> mtu;                 ///< at most; none: the port's
+  std::uint8_t ack_timeout = kAckTimeout;     ///< 1 to 31, in the specification's encoding
+  std::optional<bool> ordered_writes;  ///< none: as places_writes_in_order() knows the device
+};
+
 /// What the URI and the control connection say about the path.
 struct PathWish {
   std::string device;                     ///< empty: any
   std::optional<std::uint8_t> port;       ///< none: any
   std::optional<std::uint8_t> gid_index;  ///< none: by rule
+  std::optional<std::uint16_t> pkey;      ///< none: by rule. The membership bit does not count
   std::optional<ibv_gid> local_address;   ///< of the control connection; none: not known
+  TravelWish travel;
 
   /// Throws SetupError{bad_uri}. Options that are not the transport's own are left alone.
   static PathWish parse(std::string_view options, std::string_view local_host);
+  /// Names of the options that parse() takes.
+  static std::vector<std::string> option_names();
 };
 
 struct PathChoice {
   const DeviceFacts* device = nullptr;
   const PortFacts* port = nullptr;
   const GidEntry* gid = nullptr;  ///< null only on InfiniBand, where the LID is the address
+  Partition partition;
+  TravelWish travel;
 };
 
 /// Why there is no path.
@@ -77,8 +103,10 @@ struct NoPath {
 ///      known to reach the peer;
 ///   2. a RoCE v2 GID made of an IPv4 address, on an active port with a network device;
 ///   3. an active InfiniBand port;
-///   4. a RoCE v2 GID made of an IPv6 address with more than link scope.
-/// Among equals the first. `wish` narrows what is looked at; a GID index is taken as it is.
+///   4. a RoCE v2 GID made of an IPv6 address with more than link scope;
+///   5. on a port that knows RoCE v1 alone, a GID of that kind, chosen likewise.
+/// Among equals the first. `wish` narrows what is looked at; a GID index is taken as it is. Of the
+/// port's partitions the first of which it is a full member, otherwise the first.
 [[nodiscard]] std::variant<PathChoice, NoPath> choose_path(const Survey& survey,
                                                            const PathWish& wish);
 
@@ -86,16 +114,31 @@ struct NoPath {
 [[nodiscard]] const GidEntry* choose_gid(const PortFacts& port,
                                          const std::optional<ibv_gid>& local_address);
 
+/// Whether devices of this vendor place the writes of one queue pair in memory in the order in
+/// which they were posted, though the specification promises that only for what a completion has
+/// confirmed. They are told by vendor, as device names are the administrator's. One that is not
+/// known gets the slower protocol, in which an immediate proves what came before it.
+[[nodiscard]] bool places_writes_in_order(std::uint32_t vendor) noexcept;
+
 /// An IPv4 or IPv6 address in numbers as a GID.
 [[nodiscard]] std::optional<ibv_gid> gid_of(std::string_view address);
 /// An IPv4 address as such, everything else as IPv6.
 [[nodiscard]] std::string gid_text(const ibv_gid& gid);
+/// Made of an IPv4 address.
+[[nodiscard]] bool ipv4_mapped(const ibv_gid& gid) noexcept;
 [[nodiscard]] bool same_gid(const ibv_gid& a, const ibv_gid& b) noexcept;
 /// All bytes zero: no GID.
 [[nodiscard]] bool empty_gid(const ibv_gid& gid) noexcept;
 
 [[nodiscard]] std::string_view link_layer_text(std::uint8_t link_layer) noexcept;
 [[nodiscard]] std::string_view gid_type_text(GidType type) noexcept;
+/// The lower 15 bits, which name the partition.
+[[nodiscard]] constexpr unsigned partition_of(std::uint16_t pkey) noexcept {
+  return pkey & 0x7fffU;
+}
+[[nodiscard]] constexpr bool full_member(std::uint16_t pkey) noexcept {
+  return (pkey & 0x8000U) != 0;
+}
 /// Bytes of a path MTU; 0 when it is none.
 [[nodiscard]] std::uint32_t mtu_bytes(unsigned mtu) noexcept;
 

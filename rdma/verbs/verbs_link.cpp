@@ -25,30 +25,12 @@ constexpr std::uint32_t kIdlePollsPerLook = 1024;
 constexpr std::uint32_t kReceivesPromised = kReceives / 2;
 
 // Of the reliable connection, in the InfiniBand specification's encodings. An unanswered write is
-// repeated six times, 268 ms apart (some devices take up to four times that): long enough for an
-// overloaded host, and over before the control connection's silence counts as a loss. Of seven
-// retries rdma_rxe never makes an end.
-constexpr std::uint8_t kAckTimeout = 16;
+// repeated six times, an acknowledgement timeout apart (some devices take up to four times that).
+// Of seven retries rdma_rxe never makes an end.
 constexpr std::uint8_t kRetries = 6;
 constexpr std::uint8_t kRnrTimer = 12;   // 0.64 ms
 constexpr std::uint8_t kRnrRetries = 6;  // 7 would be for ever
 constexpr std::uint8_t kHopLimit = 64;
-
-/// Devices that place the writes of one queue pair in memory in the order in which they were
-/// posted, though the specification promises that only for what a completion has confirmed. They
-/// are told by vendor, as device names are the administrator's. A device that is not listed gets
-/// the slower protocol, in which an immediate proves what came before it.
-bool places_writes_in_order(std::uint32_t vendor) noexcept {
-  switch (vendor) {
-    case 0x02c9:    // NVIDIA (Mellanox): mlx4, mlx5
-    case 0x14e4:    // Broadcom: bnxt_re
-    case 0x1ded:    // Alibaba: erdma
-    case 0x8086:    // Intel: irdma
-    case 0xffffff:  // rdma_rxe: one task copies packet after packet
-      return true;
-    default: return false;
-  }
-}
 
 [[noreturn]] void refuse(Errc code, const std::string& text) {
   throw SetupError(code, "rdma: " + text);
@@ -80,11 +62,15 @@ VerbsLink::VerbsLink(const PathChoice& path, std::vector<LinkRegion> regions,
                      const QueuePairWish& wish)
     : device_(path.device->device),
       port_(*path.port),
-      vendor_(path.device->attr.vendor_id),
+      partition_(path.partition),
+      travel_(path.travel),
+      mtu_(std::min(path.travel.mtu.value_or(IBV_MTU_4096), path.port->attr.active_mtu)),
+      ordered_(
+          path.travel.ordered_writes.value_or(places_writes_in_order(path.device->attr.vendor_id))),
       regions_(std::move(regions)),
       first_psn_(random_psn()),
       depth_(at_most(wish.send_requests, path.device->attr.max_qp_wr)),
-      packet_(mtu_bytes(path.port->attr.active_mtu)) {
+      packet_(mtu_bytes(mtu_)) {
   if (path.gid != nullptr) gid_ = *path.gid;
   domain_.reset(::ibv_alloc_pd(device_->context()));
   if (!domain_)
@@ -98,7 +84,6 @@ VerbsLink::VerbsLink(const PathChoice& path, std::vector<LinkRegion> regions,
   sends_ = make_queue(at_most(depth_ + 1, path.device->attr.max_cqe));
   receives_ = make_queue(at_most(kReceives + 1, path.device->attr.max_cqe));
   register_regions();
-  choose_pkey();
   make_queue_pair(wish);
   chain_receives();
   if (const int error = post_receives(kReceives); error != 0)
@@ -159,17 +144,6 @@ void VerbsLink::register_regions() {
   }
 }
 
-void VerbsLink::choose_pkey() {
-  const int count = std::max<int>(port_.attr.pkey_tbl_len, 1);
-  for (int i = 0; i < count; ++i) {
-    __be16 value = 0;
-    if (::ibv_query_pkey(device_->context(), port_.number, i, &value) != 0) continue;
-    pkey_index_ = static_cast<std::uint16_t>(i);
-    pkey_ = ntohs(value);
-    if ((pkey_ & 0x8000U) != 0) return;  // full membership: may talk to everyone in the partition
-  }
-}
-
 void VerbsLink::make_queue_pair(const QueuePairWish& wish) {
   ibv_qp_init_attr attributes{};
   int error = EINVAL;
@@ -207,7 +181,7 @@ void VerbsLink::make_queue_pair(const QueuePairWish& wish) {
 
   ibv_qp_attr state{};
   state.qp_state = IBV_QPS_INIT;
-  state.pkey_index = pkey_index_;
+  state.pkey_index = partition_.index;
   state.port_num = port_.number;
   state.qp_access_flags = IBV_ACCESS_REMOTE_WRITE;
   change_state(state, IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS, "INIT");
@@ -251,14 +225,15 @@ void VerbsLink::watch_descriptors() {
 
 std::vector<std::byte> VerbsLink::describe() const {
   Description d{.link_layer = port_.attr.link_layer,
-                .mtu = static_cast<std::uint8_t>(port_.attr.active_mtu),
-                .traffic_class = 0,
-                .service_level = 0,
+                .mtu = static_cast<std::uint8_t>(mtu_),
+                .traffic_class = travel_.traffic_class.value_or(0),
+                .service_level = travel_.service_level.value_or(0),
                 .lid = port_.attr.lid,
-                .pkey_index = pkey_index_,
-                .pkey = pkey_,
+                .pkey_index = partition_.index,
+                .pkey = partition_.key,
                 .queue_pair = queue_pair_->qp_num,
                 .first_psn = first_psn_,
+                .gid_type = gid_ ? gid_->type : GidType::infiniband,
                 .gid = gid_ ? gid_->gid : ibv_gid{},
                 .regions = {}};
   for (std::size_t i = 0; i < regions_.size(); ++i)
@@ -282,16 +257,28 @@ void VerbsLink::connect(std::span<const std::byte> peer) {
         fmt::format("its port is {}, this one {}: choose ports of one network with "
                     "?device=, ?port= or ?gid_index=",
                     link_layer_text(d.link_layer), link_layer_text(port_.attr.link_layer)));
-  if ((d.pkey & 0x7fffU) != (pkey_ & 0x7fffU))
-    cannot(fmt::format("it is in partition {:#x}, this one in {:#x}", d.pkey, pkey_));
-  if (ethernet && gid_of(gid_text(d.gid)).has_value() &&
-      (gid_text(d.gid).find(':') == std::string::npos) !=
-          (gid_text(gid_->gid).find(':') == std::string::npos))
+  if (partition_of(d.pkey) != partition_of(partition_.key))
+    cannot(fmt::format(
+        "it is in partition {:#x}, this one in {:#x}: choose one for both with ?pkey=", d.pkey,
+        partition_.key));
+  if (!full_member(d.pkey) && !full_member(partition_.key))
+    cannot(fmt::format("both are limited members of partition {:#x}, and one must be a full one",
+                       d.pkey));
+  if (ethernet && ipv4_mapped(d.gid) != ipv4_mapped(gid_->gid))
     cannot("one end has an IPv4 and the other an IPv6 address: choose with ?gid_index=");
+  if (ethernet && d.gid_type != gid_->type)
+    cannot(fmt::format("it speaks {}, this end {}: choose with ?gid_index=",
+                       gid_type_text(d.gid_type), gid_type_text(gid_->type)));
+  if (!ethernet && gid_ && !empty_gid(d.gid) &&
+      d.gid.global.subnet_prefix != gid_->gid.global.subnet_prefix)
+    cannot("it is in another InfiniBand subnet, and routes between them are not looked up here");
 
-  const bool global = ethernet || d.lid == 0 || (port_.attr.flags & IBV_QPF_GRH_REQUIRED) != 0;
+  // Where this end has no wish of its own it follows the peer's, so one URI is enough for both.
+  const std::uint8_t traffic_class = travel_.traffic_class.value_or(d.traffic_class);
+  const bool global = ethernet || d.lid == 0 || traffic_class != 0 ||
+                      (port_.attr.flags & IBV_QPF_GRH_REQUIRED) != 0;
   if (global && (!gid_ || empty_gid(d.gid))) cannot("one of the two has no GID");
-  const auto mtu = std::min<unsigned>(d.mtu, port_.attr.active_mtu);
+  const auto mtu = std::min<unsigned>(d.mtu, mtu_);
   ibv_qp_attr a{};
   a.qp_state = IBV_QPS_RTR;
   a.path_mtu = static_cast<ibv_mtu>(mtu);
@@ -300,14 +287,14 @@ void VerbsLink::connect(std::span<const std::byte> peer) {
   a.max_dest_rd_atomic = 0;  // nobody reads here
   a.min_rnr_timer = kRnrTimer;
   a.ah_attr.dlid = d.lid;
-  a.ah_attr.sl = d.service_level;
+  a.ah_attr.sl = travel_.service_level.value_or(d.service_level);
   a.ah_attr.port_num = port_.number;
   if (global) {
     a.ah_attr.is_global = 1;
     a.ah_attr.grh.dgid = d.gid;
     a.ah_attr.grh.sgid_index = static_cast<std::uint8_t>(gid_->index);
     a.ah_attr.grh.hop_limit = kHopLimit;
-    a.ah_attr.grh.traffic_class = d.traffic_class;
+    a.ah_attr.grh.traffic_class = traffic_class;
   }
   if (const int error =
           ::ibv_modify_qp(queue_pair_.get(), &a,
@@ -320,7 +307,7 @@ void VerbsLink::connect(std::span<const std::byte> peer) {
                     std::strerror(error)));
   a = {};
   a.qp_state = IBV_QPS_RTS;
-  a.timeout = kAckTimeout;
+  a.timeout = travel_.ack_timeout;
   a.retry_cnt = kRetries;
   a.rnr_retry = kRnrRetries;
   a.sq_psn = first_psn_;
@@ -338,7 +325,7 @@ LinkLimits VerbsLink::limits() const noexcept {
           .max_write = port_.attr.max_msg_sz,
           .packet = packet_,
           .receives = kReceivesPromised,
-          .ordered_writes = places_writes_in_order(vendor_)};
+          .ordered_writes = ordered_};
 }
 
 const ibv_mr* VerbsLink::registration_of(const RemoteWrite& write) const noexcept {
@@ -593,7 +580,8 @@ std::string VerbsLink::queue_pairs() const {
 }
 
 std::string VerbsLink::path() const {
-  return fmt::format("{} queue pair {}", where(), queue_pair_->qp_num);
+  return fmt::format("{} queue pair {}, packets of {} bytes", where(), queue_pair_->qp_num,
+                     packet_);
 }
 
 std::string VerbsLink::error() const {

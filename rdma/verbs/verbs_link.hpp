@@ -94,7 +94,6 @@ class VerbsLink final : public Link {
   [[nodiscard]] Queue make_queue(std::uint32_t entries);
   void register_regions();
   void make_queue_pair(const QueuePairWish& wish);
-  void choose_pkey();
   void chain_receives() noexcept;
   void watch_descriptors();
   void abandon() noexcept;
@@ -125,10 +124,11 @@ class VerbsLink final : public Link {
   std::shared_ptr<Device> device_;
   PortFacts port_;
   std::optional<GidEntry> gid_;
-  std::uint32_t vendor_;
+  Partition partition_;
+  TravelWish travel_;
+  ibv_mtu mtu_;  // the most that this end takes
+  bool ordered_;
   std::vector<LinkRegion> regions_;
-  std::uint16_t pkey_index_ = 0;
-  std::uint16_t pkey_ = 0;
   std::uint32_t first_psn_ = 0;
 
   // Destroyed from the last to the first.

@@ -1,5 +1,6 @@
 #include "penstock/rdma/verbs/verbs_provider.hpp"
 
+#include <fmt/format.h>
 #include <infiniband/verbs.h>
 
 #include <chrono>
@@ -33,7 +34,12 @@ std::optional<QueuePairFacts> queue_pair_facts(const DeviceFacts& device, const 
   if (const auto found = known.find(device.attr.node_guid); found != known.end())
     return found->second;
   try {
-    const VerbsLink link({.device = &device, .port = &port, .gid = choose_gid(port, {})}, {});
+    const VerbsLink link({.device = &device,
+                          .port = &port,
+                          .gid = choose_gid(port, {}),
+                          .partition = {},
+                          .travel = {}},
+                         {});
     return known.emplace(device.attr.node_guid, link.queue_pair_facts()).first->second;
   } catch (const SetupError&) {
     return std::nullopt;  // open() will say why
@@ -47,6 +53,8 @@ Json port_json(const PortFacts& port) {
                     {"gid", gid_text(e.gid)},
                     {"type", gid_type_text(e.type)},
                     {"netdev", e.netdev.empty() ? Json() : Json(e.netdev)}});
+  std::vector<std::string> partitions;
+  for (const Partition& p : port.partitions) partitions.push_back(fmt::format("{:#x}", p.key));
   const GidEntry* pick = port.attr.state == IBV_PORT_ACTIVE ? choose_gid(port, {}) : nullptr;
   return {{"port", port.number},
           {"state", ::ibv_port_state_str(port.attr.state)},
@@ -54,6 +62,7 @@ Json port_json(const PortFacts& port) {
           {"mtu", mtu_bytes(port.attr.active_mtu)},
           {"lid", port.attr.lid},
           {"max_message", port.attr.max_msg_sz},
+          {"partitions", fmt::format("{}", fmt::join(partitions, " "))},
           {"gids", std::move(gids)},
           {"pick", pick != nullptr ? Json(pick->index) : Json()}};
 }
@@ -69,6 +78,7 @@ Json device_json(const DeviceFacts& device, std::string_view fork_support) {
   json["max_work_requests"] = device.attr.max_qp_wr;
   json["max_completions"] = device.attr.max_cqe;
   json["max_memory_regions"] = device.attr.max_mr;
+  json["ordered_writes"] = places_writes_in_order(device.attr.vendor_id);
   json["fork"] = fork_support;
   if (device.problem.empty() && !device.ports.empty())
     if (const auto facts = queue_pair_facts(device, device.ports.front())) {
@@ -86,8 +96,14 @@ Json device_json(const DeviceFacts& device, std::string_view fork_support) {
 // children of fork(), or a write of the parent would move its data away from the device.
 VerbsProvider::VerbsProvider() : fork_error_(::ibv_fork_init()) {}
 
-std::vector<std::string> VerbsProvider::option_names() const {
-  return {"device", "port", "gid_index"};
+std::vector<std::string> VerbsProvider::option_names() const { return PathWish::option_names(); }
+
+void VerbsProvider::check(const std::string& options) const {
+  const PathWish wish = PathWish::parse(options, {});
+  const Survey found = survey();
+  const auto choice = choose_path(found, wish);
+  if (const auto* none = std::get_if<NoPath>(&choice); none != nullptr)
+    throw SetupError(none->code, none->text);
 }
 
 ProbeReport VerbsProvider::probe() const {

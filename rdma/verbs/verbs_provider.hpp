@@ -15,8 +15,9 @@ class VerbsProvider final : public LinkProvider {
   VerbsProvider();
 
   [[nodiscard]] std::string_view scheme() const noexcept override { return "rdma"; }
-  /// device=NAME, port=1..255, gid_index=0..255: narrow the choice of the path (path.hpp).
+  /// They narrow the choice of the path and say how to travel on it (path.hpp).
   [[nodiscard]] std::vector<std::string> option_names() const override;
+  void check(const std::string& options) const override;
   [[nodiscard]] ProbeReport probe() const override;
   [[nodiscard]] std::unique_ptr<Link> open(const LinkConfig& config) override;
 

@@ -1,5 +1,4 @@
-// The verbs link on a real device: two links of one process, joined to each other. The parts that
-// need no device (the description's parser, the choice of the path) are tested without one.
+// The verbs link on a real device: two links of one process, joined to each other.
 #include "penstock/rdma/verbs/verbs_link.hpp"
 
 #include <gtest/gtest.h>
@@ -83,242 +82,6 @@ class Memory {
   std::span<std::byte> bytes_;
 };
 
-// --- the description -----------------------------------------------------------------------------
-
-Description some_description() {
-  Description d{.link_layer = IBV_LINK_LAYER_ETHERNET,
-                .mtu = IBV_MTU_4096,
-                .traffic_class = 7,
-                .service_level = 3,
-                .lid = 9,
-                .pkey_index = 1,
-                .pkey = 0xffff,
-                .queue_pair = 0x123456,
-                .first_psn = 0xabcdef,
-                .gid = *gid_of("192.0.2.7"),
-                .regions = {}};
-  d.regions.push_back({.address = 0x7f00'0000'1000, .length = 4096, .key = 0x1234});
-  d.regions.push_back({.address = 0x7f00'0001'0000, .length = 1U << 20U, .key = 0xffff'ffff});
-  return d;
-}
-
-TEST(Description, SurvivesTheWay) {
-  const Description sent = some_description();
-  const auto bytes = encode(sent);
-  EXPECT_EQ(bytes.size(), 48U + 2 * 24U);
-  const Description got = decode(bytes);
-  EXPECT_EQ(got.link_layer, sent.link_layer);
-  EXPECT_EQ(got.mtu, sent.mtu);
-  EXPECT_EQ(got.traffic_class, sent.traffic_class);
-  EXPECT_EQ(got.service_level, sent.service_level);
-  EXPECT_EQ(got.lid, sent.lid);
-  EXPECT_EQ(got.pkey_index, sent.pkey_index);
-  EXPECT_EQ(got.pkey, sent.pkey);
-  EXPECT_EQ(got.queue_pair, sent.queue_pair);
-  EXPECT_EQ(got.first_psn, sent.first_psn);
-  EXPECT_TRUE(same_gid(got.gid, sent.gid));
-  ASSERT_EQ(got.regions.size(), 2U);
-  EXPECT_EQ(got.regions[1].address, sent.regions[1].address);
-  EXPECT_EQ(got.regions[1].length, sent.regions[1].length);
-  EXPECT_EQ(got.regions[1].key, sent.regions[1].key);
-}
-
-TEST(Description, OfAnyOtherLengthIsRefused) {
-  auto bytes = encode(some_description());
-  for (std::size_t length = 0; length < bytes.size(); ++length)
-    EXPECT_EQ(error_of([&] { (void)decode(std::span(bytes).first(length)); }).errc(),
-              Errc::handshake_failed)
-        << length;
-  bytes.resize(bytes.size() + 1);
-  EXPECT_EQ(error_of([&] { (void)decode(bytes); }).errc(), Errc::handshake_failed);
-}
-
-TEST(Description, OfAnotherVersionIsNamedAsSuch) {
-  auto bytes = encode(some_description());
-  bytes[4] = std::byte{9};
-  const SetupError e = error_of([&] { (void)decode(bytes); });
-  EXPECT_EQ(e.errc(), Errc::version_mismatch);
-  EXPECT_TRUE(says(e.what(), "version 9"));
-}
-
-TEST(Description, ChangedAnywhereIsRefusedOrWithinItsBounds) {
-  const auto good = encode(some_description());
-  for (std::size_t at = 0; at < good.size(); ++at)
-    for (unsigned value = 0; value < 256; ++value) {
-      auto bytes = good;
-      bytes[at] = static_cast<std::byte>(value);
-      try {
-        const Description d = decode(bytes);
-        EXPECT_LE(d.regions.size(), kMaxRegions);
-        EXPECT_LE(d.queue_pair, 0xff'ffffU);
-        EXPECT_NE(mtu_bytes(d.mtu), 0U);
-        for (const ExposedRegion& r : d.regions) EXPECT_GT(r.address + r.length, r.address);
-      } catch (const SetupError&) {
-        continue;
-      }
-    }
-}
-
-TEST(Description, OfRandomBytesIsRefused) {
-  std::mt19937 random(1);
-  for (int round = 0; round < 20'000; ++round) {
-    std::vector<std::byte> bytes(random() % 300);
-    for (std::byte& b : bytes) b = static_cast<std::byte>(random());
-    EXPECT_THROW((void)decode(bytes), SetupError);
-    // with the right beginning and length, the fields are what is left to check
-    if (bytes.size() < 48) continue;
-    auto disguised = bytes;
-    const auto good = encode(some_description());
-    std::copy_n(good.begin(), 6, disguised.begin());
-    disguised[6] = static_cast<std::byte>(disguised.size());
-    disguised[7] = static_cast<std::byte>(disguised.size() >> 8U);
-    EXPECT_THROW((void)decode(disguised), SetupError);
-  }
-}
-
-// --- the choice of the path ----------------------------------------------------------------------
-
-GidEntry gid_entry(std::uint32_t index, const char* address, GidType type, const char* netdev) {
-  return {.index = index, .gid = *gid_of(address), .type = type, .netdev = netdev};
-}
-
-PortFacts port_of(std::uint8_t number, std::vector<GidEntry> gids) {
-  PortFacts port;
-  port.number = number;
-  port.attr.state = IBV_PORT_ACTIVE;
-  port.attr.link_layer = IBV_LINK_LAYER_ETHERNET;
-  port.gids = std::move(gids);
-  return port;
-}
-
-/// Two devices with an address each, as soft-RoCE on two network devices gives them.
-Survey two_devices() {
-  Survey survey;
-  for (const unsigned i : {0U, 1U}) {
-    const std::string netdev = "eth" + std::to_string(i);
-    const std::string address = "192.0.2." + std::to_string(i + 1);
-    DeviceFacts device;
-    device.name = "rxe" + std::to_string(i);
-    device.ports.push_back(
-        port_of(1, {gid_entry(0, "fe80::1", GidType::roce_v2, netdev.c_str()),
-                    gid_entry(1, address.c_str(), GidType::roce_v1, netdev.c_str()),
-                    gid_entry(2, address.c_str(), GidType::roce_v2, netdev.c_str())}));
-    survey.devices.push_back(std::move(device));
-  }
-  return survey;
-}
-
-TEST(PathRule, TakesTheControlConnectionsOwnAddressFirst) {
-  const Survey survey = two_devices();
-  const auto path = std::get<PathChoice>(choose_path(survey, PathWish::parse("", "192.0.2.2")));
-  EXPECT_EQ(path.device->name, "rxe1");
-  EXPECT_EQ(path.gid->index, 2U);
-}
-
-TEST(PathRule, FallsBackToAnIpv4AddressWithANetworkDevice) {
-  Survey survey = two_devices();
-  survey.devices[0].ports[0].gids[2].netdev.clear();
-  const auto path = std::get<PathChoice>(choose_path(survey, PathWish::parse("", "127.0.0.1")));
-  EXPECT_EQ(path.device->name, "rxe1");
-  EXPECT_EQ(path.gid->index, 2U);
-}
-
-TEST(PathRule, NeverTakesALinkLocalAddressOrRoceV1) {
-  Survey survey = two_devices();
-  for (DeviceFacts& d : survey.devices) d.ports[0].gids.pop_back();
-  const auto none = std::get<NoPath>(choose_path(survey, PathWish::parse("", "192.0.2.1")));
-  EXPECT_EQ(none.code, Errc::transport_unavailable);
-  EXPECT_TRUE(none.may_come);
-  EXPECT_TRUE(says(none.text,
-                   "no RoCE v2 GID with an IPv4 address on rxe0 port 1: give eth0 an "
-                   "address, or pass ?gid_index=N"));
-  EXPECT_TRUE(says(none.text, "0: fe80::1 RoCE v2 on eth0"));
-}
-
-TEST(PathRule, TakesAnIpv6AddressBeforeNothing) {
-  Survey survey = two_devices();
-  survey.devices.pop_back();
-  auto& gids = survey.devices[0].ports[0].gids;
-  gids.pop_back();
-  gids.push_back(gid_entry(5, "2001:db8::1", GidType::roce_v2, "eth0"));
-  const auto path = std::get<PathChoice>(choose_path(survey, {}));
-  EXPECT_EQ(path.gid->index, 5U);
-}
-
-TEST(PathRule, NeedsNoGidOnInfiniBand) {
-  Survey survey;
-  DeviceFacts device;
-  device.name = "ib0";
-  device.ports.push_back(port_of(1, {}));
-  survey.devices.push_back(std::move(device));
-  survey.devices[0].ports[0].attr.link_layer = IBV_LINK_LAYER_INFINIBAND;
-  const auto path = std::get<PathChoice>(choose_path(survey, {}));
-  EXPECT_EQ(path.device->name, "ib0");
-  EXPECT_EQ(path.gid, nullptr);
-}
-
-TEST(PathRule, ObeysTheOptions) {
-  const Survey survey = two_devices();
-  const auto path = std::get<PathChoice>(choose_path(
-      survey, PathWish::parse("capacity=1MiB&device=rxe1&port=1&gid_index=0", "192.0.2.1")));
-  EXPECT_EQ(path.device->name, "rxe1");
-  EXPECT_EQ(path.gid->index, 0U);
-}
-
-TEST(PathRule, NamesWhatThereIsWhenAnOptionDoesNotFit) {
-  const Survey survey = two_devices();
-  const auto refusal = [&](const char* options) {
-    return std::get<NoPath>(choose_path(survey, PathWish::parse(options, "192.0.2.1")));
-  };
-  EXPECT_TRUE(says(refusal("device=mlx5_0").text,
-                   "there is no device 'mlx5_0'; there is rxe0 (port 1), rxe1 (port 1)"));
-  EXPECT_EQ(refusal("device=mlx5_0").code, Errc::bad_uri);
-  EXPECT_TRUE(says(refusal("device=rxe0&port=2").text, "there is no port 2 on rxe0"));
-  EXPECT_TRUE(
-      says(refusal("device=rxe0&gid_index=9").text, "rxe0 port 1 has no GID 9 (GIDs there"));
-}
-
-TEST(PathRule, SaysThatAPortIsDown) {
-  Survey survey = two_devices();
-  survey.devices.pop_back();
-  survey.devices[0].ports[0].attr.state = IBV_PORT_DOWN;
-  const auto none = std::get<NoPath>(choose_path(survey, {}));
-  EXPECT_TRUE(says(none.text, "rxe0 port 1 is"));
-  EXPECT_TRUE(none.may_come);
-}
-
-TEST(PathRule, PassesOnWhyADeviceCannotBeUsed) {
-  Survey survey = two_devices();
-  survey.devices.pop_back();
-  survey.devices[0].problem = "rxe0 may not be opened";
-  const auto none = std::get<NoPath>(choose_path(survey, {}));
-  EXPECT_TRUE(says(none.text, "rdma: rxe0 may not be opened"));
-  EXPECT_FALSE(none.may_come);
-}
-
-TEST(PathOptions, ThatAreNoNumbersAreRefused) {
-  for (const char* options : {"port=0", "port=256", "port=", "port=1x", "gid_index=-1",
-                              "gid_index=256", "gid_index=one", "device="}) {
-    const SetupError e = error_of([&] { (void)PathWish::parse(options, ""); });
-    EXPECT_EQ(e.errc(), Errc::bad_uri) << options;
-    EXPECT_TRUE(says(e.what(), "penstock info")) << options;
-  }
-}
-
-TEST(RegistrationError, SaysHowMuchLockedMemoryIsNeeded) {
-  rlimit before{};
-  ASSERT_EQ(::getrlimit(RLIMIT_MEMLOCK, &before), 0);
-  rlimit low = before;
-  low.rlim_cur = std::min<rlim_t>(before.rlim_max, 65536);
-  ASSERT_EQ(::setrlimit(RLIMIT_MEMLOCK, &low), 0);
-  const std::string text = registration_text("rxe0", 4U << 20U, 5U << 20U, ENOMEM);
-  ASSERT_EQ(::setrlimit(RLIMIT_MEMLOCK, &before), 0);
-  EXPECT_TRUE(says(text, "cannot register 4096 KiB with rxe0"));
-  EXPECT_TRUE(says(text, "the limit of locked memory is 64 KiB"));
-  EXPECT_TRUE(says(text, "needs 5120 KiB"));
-  EXPECT_TRUE(says(text, "ulimit -l"));
-}
-
 // --- the link ------------------------------------------------------------------------------------
 
 std::shared_ptr<LinkProvider> linked_in() { return std::make_shared<VerbsProvider>(); }
@@ -345,15 +108,15 @@ class VerbsLinkTest : public testing::TestWithParam<Route> {
                             .options = options,
                             .regions = {mirror_.region(false), credit_.region(true)}});
   }
-  std::unique_ptr<Link> open_b() {
+  std::unique_ptr<Link> open_b(const std::string& options = {}) {
     return provider_->open({.local_host = "127.0.0.1",
                             .peer_host = "127.0.0.1",
-                            .options = {},
+                            .options = options,
                             .regions = {ring_.region(true), line_.region(false)}});
   }
-  void join() {
-    a_ = open_a();
-    b_ = open_b();
+  void join(const std::string& options_a = {}, const std::string& options_b = {}) {
+    a_ = open_a(options_a);
+    b_ = open_b(options_b);
     a_->connect(b_->describe());
     b_->connect(a_->describe());
   }
@@ -626,6 +389,52 @@ TEST_P(VerbsLinkTest, AWrongOptionIsAnErrorThatNamesWhatThereIs) {
   EXPECT_TRUE(says(e.what(), "has no GID 255"));
   e = error_of([&] { (void)open_a("gid_index=x"); });
   EXPECT_EQ(e.errc(), Errc::bad_uri);
+}
+
+TEST_P(VerbsLinkTest, TheSmallerMtuOfTheTwoIsThePathsAndCarriesEverything) {
+  join("mtu=256");
+  EXPECT_EQ(a_->limits().packet, 256U);
+  EXPECT_EQ(b_->limits().packet, 256U);
+  mirror_.fill(8);
+  ASSERT_EQ(write(3, 40'000, 5, 1, 2), PostStatus::posted);
+  expect_event(*b_, Kind::immediate, 2);
+  EXPECT_TRUE(landed(3, 40'000, 5));
+}
+
+TEST_P(VerbsLinkTest, TravelsAsItsOptionsSay) {
+  join("traffic_class=106&service_level=3&ack_timeout=18&pkey=0xffff&ordered_writes=0");
+  EXPECT_FALSE(a_->limits().ordered_writes);
+  mirror_.fill(9);
+  ASSERT_EQ(write(0, 5000, 0, 1, 2), PostStatus::posted);
+  expect_event(*b_, Kind::immediate, 2);
+  EXPECT_TRUE(landed(0, 5000, 0));
+  expect_event(*a_, Kind::completed, 1);
+  ASSERT_EQ(b_->post({}, 42, 1), PostStatus::posted);
+  expect_event(*a_, Kind::immediate, 42);
+  EXPECT_EQ(error_of([&] { provider_->check("mtu=1000"); }).errc(), Errc::bad_uri);
+  EXPECT_EQ(error_of([&] { provider_->check("pkey=0x12"); }).errc(), Errc::bad_uri);
+}
+
+TEST_P(VerbsLinkTest, GoesFromOneIpv6AddressToAnotherButNotToAnIpv4One) {
+  const auto devices = nlohmann::json::parse(provider_->probe().json);
+  std::string options;
+  for (const auto& gid : devices[0]["ports"][0]["gids"])
+    if (gid["gid"].get<std::string>().find(':') != std::string::npos && !gid["netdev"].is_null())
+      options = "device=" + devices[0]["name"].get<std::string>() +
+                "&gid_index=" + std::to_string(gid["index"].get<int>());
+  if (options.empty()) GTEST_SKIP() << "the device has no IPv6 address";
+  join(options, options);
+  EXPECT_TRUE(says(a_->path(), "::"));
+  mirror_.fill(10);
+  ASSERT_EQ(write(0, 9000, 0, 1, 2), PostStatus::posted);
+  expect_event(*b_, Kind::immediate, 2);
+  EXPECT_TRUE(landed(0, 9000, 0));
+
+  a_ = open_a(options);
+  b_ = open_b();
+  const SetupError e = error_of([&] { a_->connect(b_->describe()); });
+  EXPECT_EQ(e.errc(), Errc::unreachable);
+  EXPECT_TRUE(says(e.what(), "choose with ?gid_index="));
 }
 
 TEST_P(VerbsLinkTest, ADeadPeerFailsItWithTheFirstCause) {

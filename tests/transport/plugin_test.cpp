@@ -151,6 +151,15 @@ TEST_F(Plugin, CarriesEveryCallAcross) {
   EXPECT_EQ(report.reason, "echo: nobody listens");
   EXPECT_EQ(report.json, R"([{"name":"wall"}])");
 
+  try {
+    provider->check("one=1");
+    ADD_FAILURE() << "check() went through";
+  } catch (const SetupError& e) {
+    EXPECT_EQ(e.errc(), Errc::bad_uri);
+    EXPECT_STREQ(e.what(), "echo: not one=1");
+  }
+  provider->check("two=2");
+
   std::array<std::byte, 64> memory{};
   const auto link = provider->open(
       {.local_host = "192.0.2.1",

@@ -76,6 +76,9 @@ class EchoProvider final : public LinkProvider {
   [[nodiscard]] ProbeReport probe() const override {
     return {.available = false, .reason = "echo: nobody listens", .json = R"([{"name":"wall"}])"};
   }
+  void check(const std::string& options) const override {
+    if (options == "one=1") throw SetupError(Errc::bad_uri, "echo: not one=1");
+  }
   [[nodiscard]] std::unique_ptr<Link> open(const LinkConfig& config) override {
     if (config.options == "throw=runtime_error") throw std::runtime_error("not a SetupError");
     if (config.options == "throw=int") throw 7;  // NOLINT: what must not cross the border
