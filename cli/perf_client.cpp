@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstddef>
@@ -24,6 +25,9 @@ using Seconds = std::chrono::duration<double>;
 /// Round trips of one measurement at most, so that their times fit in 16 MiB.
 constexpr std::size_t kMaxSamples = std::size_t{4} << 20;
 constexpr double kWarmUpSeconds = 0.2;
+/// What a distribution is told at.
+constexpr std::array kShares{0.0,  0.01, 0.1,   0.25,  0.5,    0.75,  0.9,
+                             0.95, 0.99, 0.995, 0.999, 0.9995, 0.9999};
 /// Bytes sent between two looks at the clock.
 constexpr std::size_t kClockInterval = std::size_t{64} << 10;
 
@@ -36,6 +40,15 @@ double quantile_us(std::span<const std::uint32_t> samples, double quantile) {
   const auto rank = std::ceil(quantile * static_cast<double>(samples.size()));
   const auto index = static_cast<std::size_t>(std::max(rank, 1.0)) - 1;
   return static_cast<double>(samples[std::min(index, samples.size() - 1)]) / 1e3;
+}
+
+/// Pairs of a share and the microseconds that so many took at most, as far as there are samples.
+Json distribution(std::span<const std::uint32_t> samples) {
+  Json pairs = Json::array();
+  for (const double share : kShares)
+    if ((1 - share) * static_cast<double>(samples.size()) >= 1)
+      pairs.push_back({share, quantile_us(samples, share)});
+  return pairs;
 }
 
 class Client {
@@ -211,6 +224,7 @@ class Client {
     result["p99_us"] = quantile_us(samples, 0.99);
     result["p999_us"] = quantile_us(samples, 0.999);
     result["max_us"] = static_cast<double>(samples.back()) / 1e3;
+    result["quantiles_us"] = distribution(samples);
     return count;
   }
 

@@ -618,10 +618,17 @@ json measure_round_trips(Link& link, const Options& options, std::uint32_t size)
   };
   double sum = 0;
   for (const double each : microseconds) sum += each;
+  // As far as there are samples.
+  json distribution = json::array();
+  for (const double share :
+       {0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9995, 0.9999})
+    if ((1 - share) * static_cast<double>(microseconds.size()) >= 1)
+      distribution.push_back({share, quantile(share)});
   return {{"p50_us", quantile(0.5)},
           {"p99_us", quantile(0.99)},
           {"min_us", microseconds.front()},
           {"mean_us", sum / static_cast<double>(microseconds.size())},
+          {"quantiles_us", std::move(distribution)},
           {"round_trips", microseconds.size()}};
 }
 
