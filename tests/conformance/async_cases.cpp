@@ -107,8 +107,8 @@ const AddCase message_awaited{
 
 const AddCase engine_share{"a_coroutine_that_always_finds_a_message_keeps_the_engine_from_nothing",
                            [](Side& side) {
-                             // By pings: whoever sends none for half a second is lost.
-                             Receiver receiver = side.bind("capacity=64KiB&liveness=500ms");
+                             // By pings: whoever sends none for two seconds is lost.
+                             Receiver receiver = side.bind("capacity=64KiB&liveness=2s");
                              std::atomic<bool> stop = false;
                              Sender own = penstock::connect(side.with(receiver.uris().at(0), {}),
                                                             side.patient());
@@ -125,8 +125,8 @@ const AddCase engine_share{"a_coroutine_that_always_finds_a_message_keeps_the_en
                              EXPECT_EQ(end, RecvStatus::closed);
                            },
                            [](Side& side) {
-                             Sender sender = side.connect("liveness=500ms");
-                             std::this_thread::sleep_for(std::chrono::milliseconds(1'200));
+                             Sender sender = side.connect("liveness=2s");
+                             std::this_thread::sleep_for(std::chrono::milliseconds(2'500));
                              EXPECT_EQ(sender.state(), PeerState::connected);
                              EXPECT_EQ(sender.send(bytes_of("last")), SendStatus::sent);
                              side.put("over");
