@@ -1,19 +1,22 @@
-#include "perf.hpp"
-
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
+#include <cstdint>
 #include <cstdio>
 #include <fstream>
 #include <future>
+#include <map>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "command.hpp"
+#include "perf.hpp"
+#include "perf_table.hpp"
 
 namespace penstock::cli {
 namespace {
@@ -23,66 +26,22 @@ struct PerfOptions {
   bool listen = false;
   unsigned runs = 1;
   std::string json;
+  bool sweep = false;
+  std::vector<std::uint64_t> sizes;  // empty: the default
+  std::vector<unsigned> senders;     // the same
+  unsigned repeats = 0;              // 0: the default
   PerfClientOptions client;
 };
 
-/// Prints a table as results come, and keeps them all.
-class Table : public PerfReport {
- public:
-  explicit Table(std::FILE* out) : out_(out) {}
-
-  void add(const Json& result) override {
-    const auto mode = result["mode"].get<std::string>();
-    if (mode != mode_) {
-      if (!mode_.empty()) fmt::print(out_, "\n");
-      print_heads(mode);
-    }
-    mode_ = mode;
-    if (mode == to_string(PerfMode::throughput)) {
-      fmt::print(out_, "{:>8}  {:>12.0f}  {:>10.1f}  {:>10.3f}",
-                 result["size"].get<std::uint64_t>(), result["messages_per_s"].get<double>(),
-                 result["mb_per_s"].get<double>(), result["cpu_us_per_message"].get<double>());
-    } else {
-      fmt::print(out_, "{:>8}  {:>8.2f}  {:>8.2f}  {:>8.2f}  {:>8.2f}  {:>8.2f}  {:>10.3f}",
-                 result["size"].get<std::uint64_t>(), result["min_us"].get<double>(),
-                 result["p50_us"].get<double>(), result["mean_us"].get<double>(),
-                 result["p99_us"].get<double>(), result["p999_us"].get<double>(),
-                 result["cpu_us_per_message"].get<double>());
-    }
-    const auto messages = result["messages"].get<double>();
-    const auto& sender = result["sender"];
-    const auto& receiver = result["receiver"];
-    const auto each = [&](double count) { fmt::print(out_, "  {:>9.4f}", count / messages); };
-    each(sender.value("posts", 0.0));
-    each(sender.value("work_requests", 0.0));
-    each(receiver.value("credit_writes", 0.0));
-    each(sender.value("immediates", 0.0) + receiver.value("immediates", 0.0));
-    each(sender.value("stalls", 0.0));
-    each(sender.value("parks", 0.0) + receiver.value("parks", 0.0));
-    fmt::print(out_, "\n");
-    std::fflush(out_);
-    results_.push_back(result);
-  }
-
-  [[nodiscard]] const Json& results() const noexcept { return results_; }
-
- private:
-  void print_heads(std::string_view mode) {
-    if (mode == to_string(PerfMode::throughput)) {
-      fmt::print(out_, "throughput\n{:>8}  {:>12}  {:>10}  {:>10}", "bytes", "messages/s", "MB/s",
-                 "CPU us/msg");
-    } else {
-      fmt::print(out_, "latency (round trip, us)\n{:>8}  {:>8}  {:>8}  {:>8}  {:>8}  {:>8}  {:>10}",
-                 "bytes", "min", "p50", "mean", "p99", "p99.9", "CPU us/msg");
-    }
-    fmt::print(out_, "  {:>9}  {:>9}  {:>9}  {:>9}  {:>9}  {:>9}\n", "posts/msg", "WRs/msg",
-               "cred./msg", "imm./msg", "stall/msg", "park/msg");
-  }
-
-  std::FILE* out_;
-  std::string mode_;
-  Json results_ = Json::array();
-};
+// --sweep.
+constexpr std::array<std::uint64_t, 7> kSweepSizes{8, 64, 512, 4096, 65536, 262144, 1048576};
+constexpr std::array<unsigned, 5> kSweepSenders{1, 2, 4, 8, 16};
+constexpr unsigned kMostSenders = 256;
+constexpr unsigned kMostRepeats = 1000;
+constexpr unsigned kPairs = 10;
+const std::map<std::string, PerfMode> kModes{{"throughput", PerfMode::throughput},
+                                             {"latency", PerfMode::latency},
+                                             {"sleep", PerfMode::sleep}};
 
 /// Both sides in this process, on two threads.
 void run_within_process(const PerfClientOptions& client, PerfReport& report) {
@@ -102,10 +61,36 @@ void run_within_process(const PerfClientOptions& client, PerfReport& report) {
   if (outcome.get() != kSuccess) throw CommandError("the listening thread failed");
 }
 
-int run_client(const PerfOptions& options) {
-  const auto uri = parse_uri(options.uri);
+PerfClientOptions client_options(const PerfOptions& options) {
   auto client = options.client;
   client.uri = options.uri;
+  if (options.sweep) {
+    client.sizes.assign(kSweepSizes.begin(), kSweepSizes.end());
+    client.senders.assign(kSweepSenders.begin(), kSweepSenders.end());
+  }
+  if (!options.sizes.empty()) client.sizes = options.sizes;
+  if (!options.senders.empty()) client.senders = options.senders;
+  client.repeats = client.baseline ? kPairs : 1;
+  if (options.repeats != 0) client.repeats = options.repeats;
+  return client;
+}
+
+void check_baseline(const Uri& uri, const PerfClientOptions& client) {
+  if (uri.scheme != "rdma") {
+    throw UsageError(fmt::format(
+        "--baseline compares with plain verbs through the same device, and {}: has none: give an "
+        "rdma: URI, or leave --baseline out",
+        uri.scheme));
+  }
+  if (std::ranges::find(client.sizes, 0U) != client.sizes.end()) {
+    throw UsageError("--baseline: plain verbs writes no empty messages: leave 0 out of --sizes");
+  }
+}
+
+int run_client(const PerfOptions& options) {
+  const auto uri = parse_uri(options.uri);
+  auto client = client_options(options);
+  if (client.baseline) check_baseline(uri, client);
   const bool json_to_stdout = options.json == "-";
   std::ofstream file;
   if (!options.json.empty() && !json_to_stdout) {
@@ -113,21 +98,22 @@ int run_client(const PerfOptions& options) {
     file.open(options.json);
     if (!file) throw CommandError(fmt::format("cannot write '{}'", options.json));
   }
-  Table table(json_to_stdout ? stderr : stdout);
+  PerfTable table(json_to_stdout ? stderr : stdout);
   if (uri.scheme == "inproc") {
     client.scope = CpuScope::thread;
     run_within_process(client, table);
   } else {
     run_perf_client(client, table);
   }
-  const Json document{{"program", "penstock"},
-                      {"version", PENSTOCK_VERSION},
-                      {"uri", options.uri},
-                      {"seconds", client.seconds},
-                      {"in_place", client.in_place},
-                      {"throughput_spin", to_text(client.throughput_spin)},
-                      {"latency_spin", to_text(client.latency_spin)},
-                      {"results", table.results()}};
+  Json document{{"program", "penstock"},
+                {"version", PENSTOCK_VERSION},
+                {"uri", options.uri},
+                {"seconds", client.seconds},
+                {"in_place", client.in_place},
+                {"throughput_spin", to_text(client.throughput_spin)},
+                {"latency_spin", to_text(client.latency_spin)},
+                {"repeats", client.repeats}};
+  document.update(table.document());
   if (json_to_stdout) {
     fmt::print("{}\n", document.dump(2));
   } else if (!options.json.empty()) {
@@ -158,28 +144,52 @@ void add_perf(CLI::App& app, Action& action) {
   command->add_option("--runs", options->runs, "With --listen: end after so many clients, 0: never")
       ->needs(listen)
       ->capture_default_str();
-  command->add_option("--sizes", client.sizes, "Bytes of a message, as in 64,4KiB,65536")
+  command->add_option("--sizes", options->sizes, "Bytes of a message, as in 64,4KiB,65536")
       ->delimiter(',')
       ->transform(CLI::AsSizeValue(true))
       ->excludes(listen)
       ->default_str("64,4096,65536");
+  command
+      ->add_option(
+          "--senders", options->senders,
+          "How many send at once, each a thread with a connection of its own, as in 1,4,16 "
+          "(for throughput; round trips are one sender's)")
+      ->delimiter(',')
+      ->check(CLI::Range(1U, kMostSenders))
+      ->excludes(listen)
+      ->default_str("1");
+  command
+      ->add_flag("--sweep", options->sweep,
+                 fmt::format("The same as --sizes {} --senders {}; either can still be given",
+                             fmt::join(kSweepSizes, ","), fmt::join(kSweepSenders, ",")))
+      ->excludes(listen);
   command->add_option("--seconds", client.seconds, "Length of each measurement")
-      ->check(CLI::Range(0.01, 86400.0))
+      ->check(CLI::Range(0.01, 3600.0))
       ->excludes(listen)
       ->capture_default_str();
   command
-      ->add_option_function<std::string>(
+      ->add_option_function<std::vector<std::string>>(
           "--mode",
-          [&client](const std::string& name) {
-            client.modes = {name == "latency" ? PerfMode::latency : PerfMode::throughput};
+          [&client](const std::vector<std::string>& names) {
+            client.modes.clear();
+            for (const auto& name : names) client.modes.push_back(kModes.at(name));
           },
-          "Only this one")
-      ->check(CLI::IsMember({"throughput", "latency"}))
-      ->excludes(listen);
-  command->add_option("--repeat", client.repeat, "Do all measurements so many times")
-      ->check(CLI::Range(1, 10000))
+          "Only these: throughput; latency, the round trip while both sides look all the time; "
+          "sleep, the round trip while both sleep until a message comes")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"throughput", "latency", "sleep"}))
       ->excludes(listen)
-      ->capture_default_str();
+      ->default_str("throughput,latency");
+  command->add_option("--repeats", options->repeats, "Measure each row so often, and print medians")
+      ->check(CLI::Range(1U, kMostRepeats))
+      ->excludes(listen)
+      ->default_str(fmt::format("1, with --baseline {}", kPairs));
+  command
+      ->add_flag("--baseline", client.baseline,
+                 "Plain verbs through the same device beside each measurement (rdma: only): the "
+                 "ratio, and the 95 % interval of its median from 6 repeats on. The listener opens "
+                 "another TCP port for it")
+      ->excludes(listen);
   command
       ->add_flag("--in-place", client.in_place,
                  "Send without filling the message: what the channel alone costs")
@@ -190,7 +200,7 @@ void add_perf(CLI::App& app, Action& action) {
           [&client](const std::string& text) {
             client.throughput_spin = client.latency_spin = parse_duration(text);
           },
-          "How long a side that waits looks before it sleeps")
+          "How long a side that waits looks before it sleeps (--mode sleep: 0)")
       ->type_name("DURATION")
       ->default_str("50us for throughput, forever for latency")
       ->excludes(listen);

@@ -12,9 +12,11 @@ namespace penstock::cli {
 struct PerfClientOptions {
   std::string uri;
   std::vector<std::uint64_t> sizes{64, 4096, 65536};  ///< bytes of a message
+  std::vector<unsigned> senders{1};                   ///< at once; for throughput only
   double seconds = 2;                                 ///< of each measurement
   std::vector<PerfMode> modes{PerfMode::throughput, PerfMode::latency};
-  unsigned repeat = 1;
+  unsigned repeats = 1;
+  bool baseline = false;  ///< a measurement of plain verbs beside each
   bool in_place = false;
   Duration throughput_spin = kDefaultSpin;
   Duration latency_spin = kForever;
@@ -28,7 +30,16 @@ struct PerfListenerOptions {
   CpuScope scope = CpuScope::process;
 };
 
-/// Takes each measurement as it is made.
+/// One row: the same measurement, repeated.
+struct PerfSeries {
+  PerfMode mode{};
+  std::uint64_t size = 0;
+  unsigned senders = 1;
+  std::vector<Json> ours{};   ///< a measurement for each repeat
+  std::vector<Json> plain{};  ///< with a baseline: its measurement beside each of ours
+};
+
+/// Takes the measurements as they are made.
 class PerfReport {
  public:
   PerfReport() = default;
@@ -37,7 +48,10 @@ class PerfReport {
   PerfReport(PerfReport&&) = delete;
   PerfReport& operator=(PerfReport&&) = delete;
   virtual ~PerfReport() = default;
-  virtual void add(const Json& result) = 0;
+  /// `baseline`: the device in words; empty where nothing is compared with.
+  virtual void start(const std::string& path, const std::string& baseline) = 0;
+  virtual void start_mode(PerfMode mode) = 0;
+  virtual void add(const PerfSeries& series) = 0;
 };
 
 /// Throws SetupError, CommandError.

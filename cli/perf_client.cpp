@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstddef>
+#include <future>
 #include <numeric>
 #include <span>
 #include <string>
@@ -15,6 +16,7 @@
 
 #include "command.hpp"
 #include "perf.hpp"
+#include "plain_verbs.hpp"
 
 namespace penstock::cli {
 namespace {
@@ -30,10 +32,7 @@ constexpr std::array kShares{0.0,  0.01, 0.1,   0.25,  0.5,    0.75,  0.9,
                              0.95, 0.99, 0.995, 0.999, 0.9995, 0.9999};
 /// Bytes sent between two looks at the clock.
 constexpr std::size_t kClockInterval = std::size_t{64} << 10;
-
-std::span<const std::byte> as_bytes(std::string_view text) {
-  return std::as_bytes(std::span(text.data(), text.size()));
-}
+constexpr std::size_t kMostBetweenLooks = 1024;
 
 /// The smallest sample that is not below a fraction of `quantile` of all. Samples are sorted.
 double quantile_us(std::span<const std::uint32_t> samples, double quantile) {
@@ -54,37 +53,66 @@ Json distribution(std::span<const std::uint32_t> samples) {
 class Client {
  public:
   explicit Client(const PerfClientOptions& options)
-      : options_(options),
-        receiver_(bind_reply(options)),
-        sender_(
-            connect(options.uri, {.deadline = options.timeout, .spin = options.throughput_spin})) {
+      : options_(options), receiver_(bind_reply(options)) {
+    senders_.push_back(connect_once());
     command(
         {{"op", "hello"}, {"penstock_perf", kPerfProtocol}, {"reply", reply_address(receiver_)}});
     await("ready");
   }
 
-  Json measure(PerfMode mode, std::size_t size) {
-    if (size > sender_.max_message()) {
-      throw CommandError(
-          fmt::format("a message of {} bytes does not fit, the largest here has {}: leave {} out "
-                      "of --sizes, or "
-                      "give the listener's URI a larger window (?capacity=…&window=…)",
-                      size, sender_.max_message(), size));
+  void check_size(std::size_t size) const {
+    if (size <= first().max_message()) return;
+    throw CommandError(
+        fmt::format("a message of {} bytes does not fit, the largest here has {}: leave {} out of "
+                    "--sizes, or give the listener's URI a larger window (?capacity=…&window=…)",
+                    size, first().max_message(), size));
+  }
+
+  /// From now on so many senders send at once.
+  void use_senders(std::size_t count) {
+    while (senders_.size() > count) {
+      // Said before it closes, so that the listener does not look for it any more.
+      say(senders_.back(), {{"op", "leave"}});
+      senders_.pop_back();
     }
+    while (senders_.size() < count) {
+      senders_.push_back(connect_once());
+      say(senders_.back(), {{"op", "join"}, {"reply", reply_address(receiver_)}});
+    }
+  }
+
+  Json measure(PerfMode mode, std::size_t size) {
     phase(mode, size, std::min(kWarmUpSeconds, options_.seconds));
     return phase(mode, size, options_.seconds);
   }
 
+  /// The port at the listener's host where plain verbs answers.
+  std::uint16_t start_plain_verbs() {
+    command({{"op", "plain_verbs"}});
+    return await("plain_verbs").value("port", std::uint16_t{0});
+  }
+
+  [[nodiscard]] std::string path() const { return first().stats().path; }
+
   void finish() {
     command({{"op", "bye"}});
-    const auto status = sender_.flush(options_.timeout);
+    const auto status = first().flush(options_.timeout);
     if (status != FlushStatus::consumed) fail(fmt::format("at the end: {}", to_string(status)));
   }
 
  private:
   static Receiver bind_reply(const PerfClientOptions& options) {
-    return bind(reply_uri(Uri::parse(options.uri)).text(), {.spin = options.latency_spin});
+    // recv_spinning() spins as the measurement asks for.
+    return bind(reply_uri(Uri::parse(options.uri)).text(), {.spin = Duration::zero()});
   }
+
+  Sender connect_once() {
+    return connect(options_.uri, {.deadline = options_.timeout, .spin = options_.throughput_spin});
+  }
+
+  /// The one that commands.
+  [[nodiscard]] const Sender& first() const { return senders_.front(); }
+  [[nodiscard]] Sender& first() { return senders_.front(); }
 
   static std::string reply_address(const Receiver& receiver) {
     auto uri = Uri::parse(receiver.uris().front());
@@ -92,19 +120,24 @@ class Client {
     return uri.text();
   }
 
-  [[noreturn]] void fail(const std::string& what) const {
-    const auto stats = sender_.stats();
+  [[noreturn]] void fail(const std::string& what) const { fail(first(), what); }
+
+  [[noreturn]] void fail(const Sender& sender, const std::string& what) const {
+    const auto stats = sender.stats();
     throw CommandError(fmt::format("{}: {}{}{}", options_.uri, what,
                                    stats.error.empty() ? "" : ": ", stats.error));
   }
 
-  void check(SendStatus status) const {
-    if (status != SendStatus::sent) fail(fmt::format("sending failed: {}", to_string(status)));
+  void check(const Sender& sender, SendStatus status) const {
+    if (status == SendStatus::sent) return;
+    fail(sender, fmt::format("sending failed: {}", to_string(status)));
   }
 
-  void command(const Json& control, std::size_t data_size = 0) {
-    check(sender_.send(as_bytes(encode(control, data_size))));
+  void say(Sender& sender, const Json& control, std::size_t data_size = 0) const {
+    check(sender, sender.send(as_bytes(encode(control, data_size))));
   }
+
+  void command(const Json& control, std::size_t data_size = 0) { say(first(), control, data_size); }
 
   /// The listener's next answer, which must be `op`. Looks after the listener meanwhile: it may be
   /// gone before it has ever connected back.
@@ -122,7 +155,7 @@ class Client {
       if (message.status() != RecvStatus::timed_out) {
         fail(fmt::format("the listener is gone: {}", to_string(message.status())));
       }
-      const auto state = sender_.state();
+      const auto state = first().state();
       if (state == PeerState::closed || state == PeerState::lost) {
         fail(fmt::format("the listener is gone: {}", to_string(state)));
       }
@@ -136,16 +169,21 @@ class Client {
   }
 
   Json phase(PerfMode mode, std::size_t size, double seconds) {
-    const auto spin =
-        mode == PerfMode::throughput ? options_.throughput_spin : options_.latency_spin;
-    command({{"op", "begin"}, {"mode", to_string(mode)}, {"size", size}, {"spin_ns", spin.count()}},
+    const auto spin = spin_of(mode);
+    command({{"op", "begin"},
+             {"mode", to_string(mode)},
+             {"size", size},
+             {"senders", senders_.size()},
+             {"spin_ns", spin.count()}},
             size);
     await("ready");
-    Json result{{"mode", to_string(mode)}, {"size", size}};
-    const auto before = side_stats(sender_.stats(), options_.scope);
-    const auto messages = mode == PerfMode::throughput ? send_all(size, seconds, result)
-                                                       : ping(size, seconds, result);
-    const auto sender = side_stats(sender_.stats(), options_.scope) - before;
+    Json result{{"mode", to_string(mode)}, {"size", size}, {"senders", senders_.size()}};
+    const auto before = side_stats(senders_, options_.scope);
+    const auto work = mode == PerfMode::throughput ? send_all(size, seconds, result)
+                                                   : ping(size, seconds, spin, result);
+    const auto messages = work.messages;
+    auto sender = side_stats(senders_, options_.scope) - before;
+    sender.cpu_us += work.cpu_us;
     command({{"op", "end"}}, size);
     const auto answer = await("result");
     if (answer.value("messages", std::uint64_t{0}) != messages) {
@@ -161,41 +199,76 @@ class Client {
     return result;
   }
 
-  /// Sends for `seconds` and waits until all is consumed. Returns the number of messages.
-  std::uint64_t send_all(std::size_t size, double seconds, Json& result) {
+  [[nodiscard]] Duration spin_of(PerfMode mode) const {
+    switch (mode) {
+      case PerfMode::throughput: return options_.throughput_spin;
+      case PerfMode::latency: return options_.latency_spin;
+      case PerfMode::sleep: break;
+    }
+    return Duration::zero();
+  }
+
+  struct Work {
+    std::uint64_t messages = 0;
+    double cpu_us = 0;  ///< that side_stats() does not see
+  };
+
+  /// Sends for `seconds`, a thread for each sender, and waits until all is consumed.
+  Work send_all(std::size_t size, double seconds, Json& result) {
     const std::vector<std::byte> payload(size, std::byte{0x5a});
-    const auto burst = std::max<std::size_t>(kClockInterval / std::max<std::size_t>(size, 1), 1);
     const auto start = steady_clock::now();
     const auto enough = start + std::chrono::duration_cast<Duration>(Seconds(seconds));
-    std::uint64_t messages = 0;
-    do {
-      for (std::size_t i = 0; i < std::min<std::size_t>(burst, 1024); ++i) send_one(payload);
-      messages += std::min<std::size_t>(burst, 1024);
-    } while (steady_clock::now() < enough);
-    const auto status = sender_.flush();
-    const double taken = Seconds(steady_clock::now() - start).count();
-    if (status != FlushStatus::consumed) {
-      fail(fmt::format("waiting for the listener: {}", to_string(status)));
+    std::vector<std::future<Work>> others;
+    others.reserve(senders_.size() - 1);
+    for (auto& sender : std::span(senders_).subspan(1)) {
+      others.push_back(std::async(std::launch::async, [&] {
+        const auto messages = send_until(enough, sender, payload);
+        const bool seen = options_.scope == CpuScope::process;
+        return Work{.messages = messages, .cpu_us = seen ? 0 : cpu_us(CpuScope::thread)};
+      }));
     }
-    const auto count = static_cast<double>(messages);
+    Work all{.messages = send_until(enough, first(), payload)};
+    for (auto& other : others) {
+      const auto work = other.get();
+      all.messages += work.messages;
+      all.cpu_us += work.cpu_us;
+    }
+    const double taken = Seconds(steady_clock::now() - start).count();
+    const auto count = static_cast<double>(all.messages);
     result["seconds"] = taken;
     result["messages_per_s"] = count / taken;
     result["mb_per_s"] = count * static_cast<double>(size) / taken / 1e6;
+    return all;
+  }
+
+  /// Returns the number of messages.
+  std::uint64_t send_until(steady_clock::time_point enough, Sender& sender,
+                           std::span<const std::byte> payload) const {
+    const auto burst = std::clamp<std::size_t>(
+        kClockInterval / std::max<std::size_t>(payload.size(), 1), 1, kMostBetweenLooks);
+    std::uint64_t messages = 0;
+    do {
+      for (std::size_t i = 0; i < burst; ++i) send_one(sender, payload);
+      messages += burst;
+    } while (steady_clock::now() < enough);
+    if (const auto status = sender.flush(); status != FlushStatus::consumed) {
+      fail(sender, fmt::format("waiting for the listener: {}", to_string(status)));
+    }
     return messages;
   }
 
-  void send_one(std::span<const std::byte> payload) {
+  void send_one(Sender& sender, std::span<const std::byte> payload) const {
     if (!options_.in_place) {
-      check(sender_.send(payload));
+      check(sender, sender.send(payload));
       return;
     }
-    auto room = sender_.reserve(payload.size());
-    check(room.status());
+    auto room = sender.reserve(payload.size());
+    check(sender, room.status());
     room.commit();
   }
 
-  /// Sends one message at a time and waits for its echo. Returns the number of round trips.
-  std::uint64_t ping(std::size_t size, double seconds, Json& result) {
+  /// Sends one message at a time and waits for its echo.
+  Work ping(std::size_t size, double seconds, Duration spin, Json& result) {
     const std::vector<std::byte> payload(size, std::byte{0x5a});
     // Touched before the measurement, so that none of it pays for the pages.
     std::vector<std::uint32_t> samples(kMaxSamples);
@@ -204,8 +277,8 @@ class Client {
     const auto enough = now + std::chrono::duration_cast<Duration>(Seconds(seconds));
     do {
       const auto sent = now;
-      send_one(payload);
-      const auto echo = receiver_.recv();
+      send_one(first(), payload);
+      const auto echo = recv_spinning(receiver_, spin, kForever);
       now = steady_clock::now();
       if (!echo || echo.data().size() != size) {
         fail(fmt::format("waiting for an echo: {}", to_string(echo.status())));
@@ -225,27 +298,84 @@ class Client {
     result["p999_us"] = quantile_us(samples, 0.999);
     result["max_us"] = static_cast<double>(samples.back()) / 1e3;
     result["quantiles_us"] = distribution(samples);
-    return count;
+    return {.messages = count};
   }
 
   const PerfClientOptions& options_;
   Receiver receiver_;
-  Sender sender_;
+  std::vector<Sender> senders_;
+};
+
+/// One row after the other, each with all its repeats, so that what is compared lies close in time.
+class Rows {
+ public:
+  Rows(const PerfClientOptions& options, Client& client, PerfReport& report)
+      : options_(options), uri_(Uri::parse(options.uri)), client_(client), report_(report) {}
+
+  void run() {
+    for (const auto size : options_.sizes) client_.check_size(size);
+    if (options_.baseline) port_ = client_.start_plain_verbs();
+    report_.start(client_.path(), options_.baseline ? plain_verbs_path() : "");
+    for (const auto mode : options_.modes) {
+      report_.start_mode(mode);
+      const auto counts =
+          mode == PerfMode::throughput ? std::span(options_.senders) : std::span(kOneSender);
+      for (const auto senders : counts) {
+        client_.use_senders(senders);
+        for (const auto size : options_.sizes) {
+          report_.add(series({.mode = mode, .size = size, .senders = senders}));
+        }
+      }
+    }
+  }
+
+ private:
+  static constexpr std::array<unsigned, 1> kOneSender{1};
+
+  PerfSeries series(PerfSeries row) {
+    for (unsigned repeat = 0; repeat < options_.repeats; ++repeat) {
+      // Each goes first in turn: what one leaves behind must not always hit the other.
+      if (options_.baseline && repeat % 2 == 1) measure_plain(row, repeat);
+      auto result = client_.measure(row.mode, row.size);
+      result["repeat"] = repeat;
+      row.ours.push_back(std::move(result));
+      if (options_.baseline && repeat % 2 == 0) measure_plain(row, repeat);
+    }
+    return row;
+  }
+
+  void measure_plain(PerfSeries& row, unsigned repeat) {
+    auto report = measure_plain_verbs(
+        uri_, port_,
+        {.mode = row.mode, .size = row.size, .senders = row.senders, .seconds = options_.seconds});
+    auto& result = report["results"][0];
+    result["mode"] = to_string(row.mode);
+    result["senders"] = row.senders;
+    result["repeat"] = repeat;
+    row.plain.push_back(std::move(result));
+  }
+
+  /// By a short piece of work, which also shows that it works at all.
+  std::string plain_verbs_path() {
+    const auto report =
+        measure_plain_verbs(uri_, port_, {.mode = PerfMode::latency, .size = 64, .seconds = 0.01});
+    return fmt::format("{} port {} GID {} ({}), MTU {}", report["device"].get<std::string>(),
+                       report["port"].get<int>(), report["gid_index"].get<int>(),
+                       report["gid"].get<std::string>(), report["mtu"].get<int>());
+  }
+
+  const PerfClientOptions& options_;
+  Uri uri_;
+  Client& client_;
+  PerfReport& report_;
+  std::uint16_t port_ = 0;
 };
 
 }  // namespace
 
 void run_perf_client(const PerfClientOptions& options, PerfReport& report) {
   Client client(options);
-  for (const auto mode : options.modes) {
-    for (unsigned repeat = 0; repeat < options.repeat; ++repeat) {
-      for (const auto size : options.sizes) {
-        auto result = client.measure(mode, size);
-        result["repeat"] = repeat;
-        report.add(result);
-      }
-    }
-  }
+  Rows(options, client, report).run();
   client.finish();
 }
 

@@ -1,17 +1,20 @@
 // The answering side of `penstock perf`.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <deque>
-#include <span>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "command.hpp"
 #include "penstock/transport/error.hpp"
 #include "perf.hpp"
+#include "plain_verbs.hpp"
 
 namespace penstock::cli {
 namespace {
@@ -57,8 +60,12 @@ class Listener {
   /// The next message of the current client. Other clients' greetings wait for their turn.
   Message next(Duration spin) {
     auto message = receiver_.try_recv();
-    if (!message || message.source() != client_) message = await_next(std::move(message), spin);
+    if (!message || !is_clients(message)) message = await_next(std::move(message), spin);
     return message;
+  }
+
+  [[nodiscard]] bool is_clients(const Message& message) const {
+    return std::ranges::find(senders_, message.source()) != senders_.end();
   }
 
   Message await_next(Message message, Duration spin) {
@@ -66,12 +73,12 @@ class Listener {
     for (;; message = recv_spinning(receiver_, spin, kGlance)) {
       switch (message.status()) {
         case RecvStatus::received:
-          if (message.source() == client_) return message;
+          if (is_clients(message)) return message;
           greet(message);
           break;
         case RecvStatus::timed_out:
           // A client that fails closes its reply channel, too.
-          if (client_ != 0 && reply_ && reply_.state() == PeerState::closed) {
+          if (reply_ && reply_.state() == PeerState::closed) {
             throw RunBroken("the client broke off");
           }
           break;
@@ -82,26 +89,33 @@ class Listener {
     }
   }
 
+  /// A stranger's first message.
   void greet(const Message& message) {
     auto control = decode(message);
-    if (control.is_object() && control.value("op", "") == "hello") {
+    if (!control.is_object()) return;
+    const auto op = control.value("op", "");
+    if (op == "hello") {
       waiting_.push_back({message.source(), std::move(control)});
+    } else if (op == "join" && !senders_.empty() && control.value("reply", "") == reply_address_) {
+      senders_.push_back(message.source());
     }
   }
 
   void lose(const Message& notice) {
     const auto source = notice.source();
+    if (std::ranges::find(former_, source) != former_.end()) return;
     const auto why = notice.loss() == nullptr ? std::string() : notice.loss()->reason;
     const bool waited = std::erase_if(waiting_, [source](const Hello& hello) {
                           return hello.source == source;
                         }) != 0;
-    if (source == client_ || client_ == 0 || waited) {
+    if (is_clients(notice) || senders_.empty() || waited) {
       throw RunBroken(fmt::format("a client was lost: {}", why));
     }
   }
 
   Hello next_hello() {
-    client_ = 0;
+    former_ = std::exchange(senders_, {});
+    plain_verbs_.reset();
     reply_ = Sender();
     while (waiting_.empty()) {
       auto message = receiver_.recv();
@@ -114,9 +128,10 @@ class Listener {
   }
 
   void serve(const Hello& hello) {
-    client_ = hello.source;
+    senders_.assign(1, hello.source);
+    reply_address_ = hello.text.value("reply", "");
     // The client's address, and this side's options (device, port and the like).
-    auto reply = Uri::parse(hello.text.value("reply", ""));
+    auto reply = Uri::parse(reply_address_);
     reply.options = uri_.options;
     reply_ = connect(reply.text());
     if (hello.text.value("penstock_perf", 0) != kPerfProtocol) {
@@ -127,19 +142,51 @@ class Listener {
     }
     answer({{"op", "ready"}});
     for (;;) {
-      const auto control = decode(next(Duration::zero()));
+      auto message = next(Duration::zero());
+      const auto source = message.source();
+      const auto control = decode(message);
+      message.release();
       const auto op = control.is_object() ? control.value("op", "") : "";
       if (op == "bye") return;
-      if (op != "begin") throw RunBroken("a client broke the protocol");
-      measure(control);
+      if (op == "plain_verbs") {
+        serve_plain_verbs();
+      } else if (op == "leave") {
+        std::erase(senders_, source);
+      } else if (op == "begin") {
+        measure(control);
+      } else {
+        throw RunBroken("a client broke the protocol");
+      }
+    }
+  }
+
+  void serve_plain_verbs() {
+    try {
+      if (!plain_verbs_) plain_verbs_.emplace(uri_);
+      answer({{"op", "plain_verbs"}, {"port", plain_verbs_->port()}});
+    } catch (const CommandError& error) {
+      answer({{"op", "refused"}, {"why", fmt::format("the listener: {}", error.what())}});
+    }
+  }
+
+  /// Takes joins and leaves until there are so many.
+  void gather(std::size_t senders) {
+    while (senders_.size() != senders) {
+      const auto message = next(Duration::zero());
+      const auto control = decode(message);
+      if (!control.is_object() || control.value("op", "") != "leave") {
+        throw RunBroken("a client broke the protocol");
+      }
+      std::erase(senders_, message.source());
     }
   }
 
   void measure(const Json& begin) {
     const auto size = begin.value("size", std::size_t{0});
     const Duration spin(begin.value("spin_ns", Duration::rep{0}));
-    const bool echo = begin.value("mode", "") == to_string(PerfMode::latency);
-    const auto before = side_stats(receiver_.stats(), client_, options_.scope);
+    const bool echo = begin.value("mode", "") != to_string(PerfMode::throughput);
+    gather(begin.value("senders", std::size_t{1}));
+    const auto before = side_stats(receiver_.stats(), senders_, options_.scope);
     answer({{"op", "ready"}}, size);
     std::uint64_t messages = 0;
     auto message = next(spin);
@@ -152,13 +199,12 @@ class Listener {
     if (!end.is_object() || end.value("op", "") != "end") {
       throw RunBroken("a client broke the protocol");
     }
-    const auto work = side_stats(receiver_.stats(), client_, options_.scope) - before;
+    const auto work = side_stats(receiver_.stats(), senders_, options_.scope) - before;
     answer({{"op", "result"}, {"messages", messages}, {"stats", to_json(work)}}, size);
   }
 
   void answer(const Json& control, std::size_t data_size = 0) {
-    const auto text = encode(control, data_size);
-    check(reply_.send(std::as_bytes(std::span(text.data(), text.size()))));
+    check(reply_.send(as_bytes(encode(control, data_size))));
   }
 
   static void check(SendStatus status) {
@@ -171,7 +217,10 @@ class Listener {
   Uri uri_;
   Receiver receiver_;
   Sender reply_;
-  SourceId client_ = 0;
+  std::string reply_address_;
+  std::vector<SourceId> senders_;  ///< of the current client, the first of which commands
+  std::vector<SourceId> former_;   ///< of the last: its loss has been told once
+  std::optional<PlainVerbsServer> plain_verbs_;
   std::deque<Hello> waiting_;
 };
 

@@ -61,10 +61,24 @@ std::string local_address(const Uri& uri) {
   return text.data();
 }
 
+void add(PathStats& sum, const PathStats& work) {
+  sum.posts += work.posts;
+  sum.work_requests += work.work_requests;
+  sum.completions += work.completions;
+  sum.credit_writes += work.credit_writes;
+  sum.immediates += work.immediates;
+  sum.hot_publishes += work.hot_publishes;
+}
+
 }  // namespace
 
 const char* to_string(PerfMode mode) noexcept {
-  return mode == PerfMode::throughput ? "throughput" : "latency";
+  switch (mode) {
+    case PerfMode::throughput: return "throughput";
+    case PerfMode::latency: return "latency";
+    case PerfMode::sleep: return "sleep";
+  }
+  return "?";
 }
 
 double cpu_us(CpuScope scope) {
@@ -86,20 +100,25 @@ SideStats operator-(const SideStats& after, const SideStats& before) {
                    .hot_publishes = after.work.hot_publishes - before.work.hot_publishes}};
 }
 
-SideStats side_stats(const SenderStats& stats, CpuScope scope) {
-  return {.cpu_us = cpu_us(scope),
-          .stalls = stats.stalls,
-          .parks = stats.parks,
-          .window = stats.window,
-          .work = stats.work};
+SideStats side_stats(std::span<const Sender> senders, CpuScope scope) {
+  SideStats side{.cpu_us = cpu_us(scope), .work = {}};
+  for (const auto& sender : senders) {
+    const auto stats = sender.stats();
+    side.stalls += stats.stalls;
+    side.parks += stats.parks;
+    side.window = stats.window;
+    add(side.work, stats.work);
+  }
+  return side;
 }
 
-SideStats side_stats(const ReceiverStats& stats, SourceId source, CpuScope scope) {
+SideStats side_stats(const ReceiverStats& stats, std::span<const SourceId> sources,
+                     CpuScope scope) {
   SideStats side{.cpu_us = cpu_us(scope), .parks = stats.parks, .work = {}};
   for (const auto& each : stats.sources) {
-    if (each.id != source) continue;
-    side.work = each.work;
+    if (std::ranges::find(sources, each.id) == sources.end()) continue;
     side.window = each.flow.now;
+    add(side.work, each.work);
   }
   return side;
 }
@@ -144,6 +163,10 @@ Message recv_spinning(Receiver& receiver, Duration spin, Duration timeout) {
     }
   }
   return receiver.recv_for(timeout);
+}
+
+std::span<const std::byte> as_bytes(std::string_view text) {
+  return std::as_bytes(std::span(text.data(), text.size()));
 }
 
 Uri reply_uri(const Uri& listener) {

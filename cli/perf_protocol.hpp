@@ -2,15 +2,19 @@
 //
 // The client connects to the listener, binds a reply channel of its own and names it in `hello`.
 // Then, for each measurement:  begin → ready, the data, end → result.  `bye` ends the run.
-// Control messages are JSON objects and never as long as the data messages of their measurement,
-// so that the length alone tells them apart.
+// Further senders of the client say `join`, naming the same reply channel, and `leave`; `begin`
+// says how many senders there are now, and is answered when they are. To `plain_verbs` the answer
+// is the port where a penstock-verbs-baseline listens. Control messages are JSON objects and never
+// as long as the data messages of their measurement, so that the length alone tells them apart.
 #pragma once
 
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
+#include <string_view>
 
 #include "penstock/channel/channel.hpp"
 #include "penstock/transport/uri.hpp"
@@ -19,11 +23,15 @@ namespace penstock::cli {
 
 using Json = nlohmann::ordered_json;
 
-inline constexpr int kPerfProtocol = 1;
+inline constexpr int kPerfProtocol = 2;
 /// Bytes; longer ones are no control messages.
 inline constexpr std::size_t kMaxControl = 4096;
 
-enum class PerfMode : std::uint8_t { throughput, latency };
+enum class PerfMode : std::uint8_t {
+  throughput,
+  latency,  ///< round trips, both sides looking all the time
+  sleep,    ///< round trips, both sides asleep between messages
+};
 [[nodiscard]] const char* to_string(PerfMode mode) noexcept;
 
 /// Whose CPU time counts as one side's: its process, or its thread where both share one.
@@ -40,9 +48,11 @@ struct SideStats {
   PathStats work;
 };
 [[nodiscard]] SideStats operator-(const SideStats& after, const SideStats& before);
-[[nodiscard]] SideStats side_stats(const SenderStats& stats, CpuScope scope);
-/// Of the link to `source` alone; parks are the receiver's.
-[[nodiscard]] SideStats side_stats(const ReceiverStats& stats, SourceId source, CpuScope scope);
+/// Of all of them together.
+[[nodiscard]] SideStats side_stats(std::span<const Sender> senders, CpuScope scope);
+/// Of the links to `sources` alone; parks are the receiver's.
+[[nodiscard]] SideStats side_stats(const ReceiverStats& stats, std::span<const SourceId> sources,
+                                   CpuScope scope);
 [[nodiscard]] Json to_json(const SideStats& stats);
 
 /// The text of a control message that may be sent among data messages of `data_size` bytes.
@@ -53,6 +63,9 @@ struct SideStats {
 /// As Receiver::recv_for, but looks for `spin` before it sleeps, whatever the receiver's own
 /// setting is.
 [[nodiscard]] Message recv_spinning(Receiver& receiver, Duration spin, Duration timeout);
+
+/// A message's bytes.
+[[nodiscard]] std::span<const std::byte> as_bytes(std::string_view text);
 
 /// Where the client binds its reply channel: the local address toward the listener and a port to be
 /// picked, or, for transports without hosts, a name of its own beside the listener's. The options

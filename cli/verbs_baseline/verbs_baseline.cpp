@@ -8,6 +8,8 @@
 //               messages), inline where they fit. The rate is that of completions within the timed
 //               window, after a tenth of it as warm-up; the other side sleeps.
 //               Signalling only every 32nd is no option: on soft-RoCE it made no difference.
+//               Several senders are threads with a queue pair and memory each, and their rates add
+//               up: each measures for the same time from the same moment.
 //   latency     one WRITE each way; the receiver polls its last byte. That assumes that the bytes
 //               of one WRITE land in order, which devices need not promise, so it is a bound to
 //               compare with and no protocol to copy. Figures are full round trips.
@@ -28,12 +30,14 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>
+#include <barrier>
 #include <cerrno>
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <future>
 #include <iostream>
 #include <map>
 #include <memory>
@@ -59,6 +63,7 @@ constexpr std::chrono::seconds kSilenceLimit{30};
 constexpr std::uint64_t kSmallestArea = 4U << 20U;
 constexpr std::uint32_t kLargestMessage = 1U << 30U;
 constexpr std::uint32_t kMostInFlight = 16384;
+constexpr std::uint32_t kMostSenders = 256;
 constexpr std::uint32_t kInlineWanted = 256;
 constexpr std::uint32_t kReceives = 16;
 constexpr std::uint32_t kLongestRun = 3600;  // seconds a size
@@ -73,6 +78,8 @@ struct Options {
   std::uint32_t port = 0;  // 0: any
   int gid_index = -1;      // -1: by rule
   std::uint32_t runs = 1;
+  bool until_eof = false;
+  std::uint32_t senders = 1;
   std::vector<std::uint32_t> sizes{64, 4096, 65536};
   double seconds = 2;
   std::string mode_name = "throughput";
@@ -82,7 +89,7 @@ struct Options {
 
 // What goes over the control connection: the client's Plan, an Endpoint each way, then for each
 // size its Step and the server's Step in answer, before and after the work. Size 0 ends.
-constexpr std::uint64_t kMagic = 0x31'6573'6162'7276;
+constexpr std::uint64_t kMagic = 0x32'6573'6162'7276;
 struct Plan {
   std::uint64_t magic = kMagic;
   std::uint64_t area_bytes = 0;
@@ -95,6 +102,7 @@ struct Endpoint {
   ibv_mtu mtu;
   std::uint64_t address;
   ibv_gid gid;
+  std::uint32_t lid;
 };
 struct Step {
   std::uint32_t size = 0;
@@ -236,7 +244,7 @@ struct Device {
 };
 
 // The device, port and GID that `options` ask for; otherwise the GID of `local`, the control
-// connection's own address; otherwise the first RoCE v2 one of an IPv4 address.
+// connection's own address; otherwise the first RoCE v2 one of an IPv4 address, or InfiniBand port.
 Device open_device(const Options& options, const ibv_gid& local) {
   int count = 0;
   const Owned<ibv_device*, ibv_free_device_list> devices(ibv_get_device_list(&count));
@@ -260,6 +268,8 @@ Device open_device(const Options& options, const ibv_gid& local) {
         const bool is_ipv4 = IN6_IS_ADDR_V4MAPPED(reinterpret_cast<const in6_addr*>(&entry.gid));
         const bool is_local = std::memcmp(&entry.gid, &local, sizeof local) == 0;
         rank = is_local ? 2 : (is_ipv4 ? 1 : 0);
+      } else if (entry.gid_type == IBV_GID_TYPE_IB) {
+        rank = 1;
       }
       if (rank > best_rank) {
         best = {.context = context, .name = name, .gid = entry, .port = {}};
@@ -269,7 +279,8 @@ Device open_device(const Options& options, const ibv_gid& local) {
   }
   if (best_rank == 0) {
     throw std::runtime_error(fmt::format(
-        "no RDMA device (of {}) has the GID asked for, or a RoCE v2 one of an IPv4 address: make "
+        "no RDMA device (of {}) has the GID asked for, or a RoCE v2 one of an IPv4 address, or is "
+        "InfiniBand: make "
         "one (rdma link add rxe0 type rxe netdev eth0), give its network device an IPv4 address, "
         "or pass --device, --port and --gid-index",
         count));
@@ -437,7 +448,8 @@ class Link {
                            .rkey = region_->rkey,
                            .mtu = device_.port.active_mtu,
                            .address = reinterpret_cast<std::uintptr_t>(memory_.get()) + area_bytes_,
-                           .gid = device_.gid.gid});
+                           .gid = device_.gid.gid,
+                           .lid = device_.port.lid});
     peer_ = control_.receive<Endpoint>();
     path_mtu_ = std::min(peer_.mtu, device_.port.active_mtu);
 
@@ -448,11 +460,15 @@ class Link {
     receive.rq_psn = peer_.psn;
     receive.max_dest_rd_atomic = 1;
     receive.min_rnr_timer = 12;
-    receive.ah_attr.is_global = 1;
     receive.ah_attr.port_num = port_number;
-    receive.ah_attr.grh.dgid = peer_.gid;
-    receive.ah_attr.grh.sgid_index = static_cast<std::uint8_t>(device_.gid.gid_index);
-    receive.ah_attr.grh.hop_limit = 64;
+    if (device_.port.link_layer == IBV_LINK_LAYER_INFINIBAND) {
+      receive.ah_attr.dlid = static_cast<std::uint16_t>(peer_.lid);
+    } else {
+      receive.ah_attr.is_global = 1;
+      receive.ah_attr.grh.dgid = peer_.gid;
+      receive.ah_attr.grh.sgid_index = static_cast<std::uint8_t>(device_.gid.gid_index);
+      receive.ah_attr.grh.hop_limit = 64;
+    }
     modify(receive, IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
                         IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER);
     ibv_qp_attr send{};
@@ -579,11 +595,8 @@ json measure_throughput(Link& link, const Options& options, std::uint32_t size) 
       const double elapsed = Seconds(Clock::now() - start).count();
       if (elapsed < seconds) continue;
       const double rate = static_cast<double>(messages) / elapsed;
-      return {{"messages_per_s", rate},
-              {"mb_per_s", rate * size / 1e6},
-              {"messages", messages},
-              {"posts", posts},
-              {"seconds", elapsed}};
+      return {{"messages_per_s", rate}, {"mb_per_s", rate * size / 1e6},  {"messages", messages},
+              {"posts", posts},         {"work_requests", posts * chain}, {"seconds", elapsed}};
     }
   };
   run_for(kWarmUpShare * options.seconds);
@@ -658,24 +671,68 @@ void serve(Socket control, const Options& options) {
   }
 }
 
+// The next client's connection, or none once standard input has ended, where that counts.
+std::optional<Socket> accept_client(const Socket& listener, bool until_eof) {
+  for (;;) {
+    pollfd entries[]{{.fd = listener.fd(), .events = POLLIN, .revents = 0},
+                     {.fd = until_eof ? STDIN_FILENO : -1, .events = POLLIN, .revents = 0}};
+    check(::poll(entries, 2, -1) < 0 ? errno : 0, "poll");
+    char text[64];
+    if (entries[1].revents != 0 && ::read(STDIN_FILENO, text, sizeof text) <= 0) return {};
+    if (entries[0].revents != 0) {
+      return Socket(accept4(listener.fd(), nullptr, nullptr, SOCK_CLOEXEC));
+    }
+  }
+}
+
 int listen_for_clients(const Options& options) {
   const Socket listener = listen_on(options.listen);
   const auto bound = listener.local_address();
   std::cout << "listening on port " << ntohs(reinterpret_cast<const sockaddr_in&>(bound).sin_port)
             << std::endl;
-  int status = EXIT_SUCCESS;
-  for (std::uint32_t run = 0; run < options.runs; ++run) {
-    try {
-      serve(Socket(accept4(listener.fd(), nullptr, nullptr, SOCK_CLOEXEC)), options);
-    } catch (const std::exception& error) {
-      report_error(fmt::format("client {}: {}", run + 1, error.what()));
-      status = EXIT_FAILURE;
-    }
+  // The senders of one client are served at once; which connections are of one is not known here.
+  std::vector<std::future<bool>> served;
+  bool all_well = true;
+  const auto settle = [&](std::future<bool>& each) { all_well = each.get() && all_well; };
+  for (std::uint32_t run = 0; options.until_eof || run < options.runs; ++run) {
+    auto client = accept_client(listener, options.until_eof);
+    if (!client) break;
+    std::erase_if(served, [&](std::future<bool>& each) {
+      const bool over = each.wait_for(Clock::duration::zero()) == std::future_status::ready;
+      if (over) settle(each);
+      return over;
+    });
+    served.push_back(
+        std::async(std::launch::async, [&options, run, socket = std::move(*client)]() mutable {
+          try {
+            serve(std::move(socket), options);
+            return true;
+          } catch (const std::exception& error) {
+            report_error(fmt::format("client {}: {}", run + 1, error.what()));
+            return false;
+          }
+        }));
   }
-  return status;
+  for (auto& each : served) settle(each);
+  return all_well ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
-json measure(const Options& options) {
+// Where the senders wait for each other. One that ends, or fails, is waited for no more.
+class Start {
+ public:
+  explicit Start(std::barrier<>& line) : line_(line) {}
+  Start(const Start&) = delete;
+  Start& operator=(const Start&) = delete;
+  ~Start() { line_.arrive_and_drop(); }
+  void wait() { line_.arrive_and_wait(); }
+
+ private:
+  std::barrier<>& line_;
+};
+
+// One sender's part: the device, and a result for each size.
+json measure_alone(const Options& options, std::barrier<>& line) {
+  Start start(line);
   Socket control = connect_to(options.connect);
   constexpr std::uint64_t kPage = 4096;
   const std::uint64_t largest = *std::max_element(options.sizes.begin(), options.sizes.end());
@@ -690,6 +747,7 @@ json measure(const Options& options) {
     link.forget_balls();
     control.send(Step{size});
     control.receive<Step>();
+    start.wait();
     json result = plan.mode == Mode::throughput ? measure_throughput(link, options, size)
                                                 : measure_round_trips(link, options, size);
     control.send(Step{size});
@@ -700,10 +758,34 @@ json measure(const Options& options) {
   }
   control.send(Step{});
   json report = link.describe();
+  report["results"] = std::move(results);
+  return report;
+}
+
+json measure(const Options& options) {
+  std::barrier line(options.senders);
+  std::vector<std::future<json>> others;
+  for (std::uint32_t i = 1; i < options.senders; ++i) {
+    others.push_back(std::async(std::launch::async, [&] { return measure_alone(options, line); }));
+  }
+  json report = measure_alone(options, line);
+  for (auto& each : others) {
+    const json other = each.get();
+    for (std::size_t i = 0; i < options.sizes.size(); ++i) {
+      json& sum = report["results"][i];
+      for (const char* name : {"messages_per_s", "mb_per_s"}) {
+        sum[name] = sum.at(name).get<double>() + other["results"][i].at(name).get<double>();
+      }
+      for (const char* name : {"messages", "posts", "work_requests"}) {
+        sum[name] =
+            sum.at(name).get<std::uint64_t>() + other["results"][i].at(name).get<std::uint64_t>();
+      }
+    }
+  }
   report["program"] = "penstock-verbs-baseline";
+  report["senders"] = options.senders;
   report["in_flight"] = options.in_flight;
   report["post_list"] = options.post_list;
-  report["results"] = std::move(results);
   return report;
 }
 
@@ -733,7 +815,15 @@ int run(int argc, char** argv) {
   app.add_option("--device", options.device, "RDMA device (default: by its GID)");
   app.add_option("--port", options.port, "port of the device")->check(CLI::Range(1, 255));
   app.add_option("--gid-index", options.gid_index, "index of the GID")->check(CLI::Range(0, 255));
-  app.add_option("--runs", options.runs, "clients to serve before exiting")->needs(listen);
+  auto* const runs =
+      app.add_option("--runs", options.runs, "clients to serve before exiting, each sender one")
+          ->needs(listen);
+  app.add_flag("--until-eof", options.until_eof, "serve until standard input ends")
+      ->needs(listen)
+      ->excludes(runs);
+  app.add_option("--senders", options.senders,
+                 "threads that send at once, each with a queue pair (throughput only)")
+      ->check(CLI::Range(1U, kMostSenders));
   app.add_option("--sizes", options.sizes, "message sizes in bytes")
       ->delimiter(',')
       ->check(CLI::Range(1U, kLargestMessage));
@@ -750,6 +840,9 @@ int run(int argc, char** argv) {
   if (!options.listen.empty()) return listen_for_clients(options);
   if (options.connect.empty() || options.post_list > options.in_flight) {
     throw std::runtime_error("give HOST:PORT or --listen, and no --post-list above --in-flight");
+  }
+  if (options.senders > 1 && options.mode_name != "throughput") {
+    throw std::runtime_error("round trips are one sender's: give --senders with throughput only");
   }
   const json report = measure(options);
   if (options.json_file != "-") print(report);

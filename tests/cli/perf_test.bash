@@ -9,9 +9,9 @@ start_perf_listener() {
 }
 
 expect_results() {
-  # Two sizes in both modes, each with a rate or a round trip above zero.
-  [[ $(grep -c '"mode"' "$1") == 4 ]] || fail "$1 has $(grep -c '"mode"' "$1") results, not 4"
-  [[ $(grep -cE '"(messages_per_s|p50_us)": *(0*[1-9]|0\.0*[1-9])' "$1") == 4 ]] ||
+  # Two sizes in both modes, each with a rate or a round trip above zero; of each a row, too.
+  [[ $(grep -c '"repeat"' "$1") == 4 ]] || fail "$1 has $(grep -c '"repeat"' "$1") results, not 4"
+  [[ $(grep -cE '"(messages_per_s|p50_us)": *(0*[1-9]|0\.0*[1-9])' "$1") == 8 ]] ||
     fail "$1 has results without a figure: $(cat "$1")"
   expect_text "$1" '"program": "penstock"'
   expect_text "$1" '"credit_writes"'
@@ -37,17 +37,64 @@ answers_several_runs() {
   start_perf_listener --runs 2
   local run
   for run in first second; do
-    "$penstock" perf "$channel" --sizes 64 --seconds 0.01 --spin 0 --in-place --repeat 2 \
+    "$penstock" perf "$channel" --sizes 64 --seconds 0.01 --spin 0 --in-place --repeats 2 \
       >"$run.out" 2>"$run.err" || fail "the $run run failed"
   done
   expect_status "$listener" 0 "the listener"
 }
 
+# count_lines TEXT FILE
+count_lines() { grep -c -- "$1" "$2" || true; }
+
+sweeps_senders() {
+  # Fewer after more: those that leave are waited for no longer.
+  start_perf_listener
+  "$penstock" perf "$channel" --sweep --sizes 8,4096 --senders 4,1,2 --seconds 0.02 --repeats 2 \
+    --json results.json >table 2>client.err || fail "the client ended with status $?"
+  expect_status "$listener" 0 "the listener"
+  # Of throughput three counts of senders, and one of round trips; each of two sizes.
+  [[ $(count_lines '"per_message"' results.json) == 8 ]] || fail "not 8 rows: $(cat results.json)"
+  [[ $(count_lines '"repeat": [01]$' results.json) == 16 ]] || fail "not 16 results"
+  [[ $(count_lines '"senders": 4,$' results.json) == 6 ]] || fail "4 senders: not 2 rows of 2 results"
+  [[ $(count_lines '^ *\(8\|4096\)  *[124] ' table) == 8 ]] || fail "not 8 rows: $(cat table)"
+  expect_text table "posts/msg *WRs/msg *compl./msg"
+}
+
+measures_through_a_sleep() {
+  start_perf_listener
+  "$penstock" perf "$channel" --mode sleep,throughput --sizes 64 --seconds 0.05 --json results.json \
+    >table 2>client.err || fail "the client ended with status $?"
+  expect_status "$listener" 0 "the listener"
+  expect_text table "through a sleep on both sides"
+  grep -A 40 '"sleep"' results.json | grep -q '"parks": [0-9.]*[1-9]' || fail "nobody slept: $(cat results.json)"
+}
+
+# Several senders of one process are lost together, and that is one client.
+goes_on_after_a_client_with_many_senders() {
+  start_perf_listener --runs 2
+  start_busy_client --senders 4 --mode throughput
+  kill -KILL "$client"
+  wait_until "the loss is told" has_text listener.err "a client was lost"
+  "$penstock" perf "$channel" --sizes 64 --seconds 0.01 >second.out 2>second.err ||
+    fail "the second client ended with status $?"
+  expect_status "$listener" 1 "the listener"
+  [[ $(count_lines "a client was lost" listener.err) == 1 ]] || fail "told more than once"
+}
+
+refuses_a_baseline_without_a_device() {
+  local status=0
+  "$penstock" perf "$channel" --baseline 2>client.err || status=$?
+  [[ $status == 2 ]] || fail "ended with status $status, not 2"
+  expect_text client.err "give an rdma: URI, or leave --baseline out"
+  "$penstock" perf rdma://192.0.2.1:1/x --baseline --sizes 0,64 2>client.err && fail "perf succeeded"
+  expect_text client.err "leave 0 out of --sizes"
+}
+
 # A client with work for minutes, of which the first piece is done.
 start_busy_client() {
-  "$penstock" perf "$channel" --seconds 0.01 --repeat 10000 >client.out 2>client.err &
+  "$penstock" perf "$channel" --seconds 1 --repeats 1000 "$@" >client.out 2>client.err &
   client=$!
-  wait_until "the first result comes" has_text client.out "throughput"
+  wait_until "the work begins" has_text client.out "throughput"
 }
 
 fails_when_the_client_is_killed() {

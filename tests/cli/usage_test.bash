@@ -20,6 +20,9 @@ points_at_the_nearest_option() {
   expect_usage_error "did you mean --listen?" cat --lisen shm:x
   expect_usage_error "uri is required" cat
   expect_usage_error "throughput,latency" perf shm:x --mode lateny
+  expect_usage_error "in range" perf shm:x --senders 0
+  expect_usage_error "in range" perf shm:x --repeats 0
+  expect_usage_error "did you mean --sweep?" perf shm:x --swep
   expect_usage_error "penstock perf --help" perf shm:x --listen --sizes 64
 }
 
