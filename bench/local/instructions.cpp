@@ -1,9 +1,10 @@
 // Work for callgrind: 64-byte messages through a channel, by one thread, half a ring at a time. The
 // script `instructions` beside this counts what is done within send_phase() and receive_phase().
 //   bench_instructions CHANNEL WAY ROUNDS
-//     CHANNEL: inproc, shm, spsc, mpsc, mpmc    WAY: single, batch    byte channels also:
-//     batch-plain (memcpy instead of vectors)
+//     CHANNEL: spsc, mpsc, mpmc, or a URI    WAY: single, batch    byte channels also: batch-plain
+//     (memcpy instead of vectors), alone (each is received before the next is sent)
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -13,6 +14,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <thread>
 
 #include "penstock/channel/channel.hpp"
 #include "penstock/channel/local_channel.hpp"
@@ -31,17 +33,20 @@ std::array<Item, kBatch> items;
 std::uint64_t sum = 0;
 
 // What is counted, by its name.
-extern "C" [[gnu::noinline]] void send_phase(const std::function<void()>& send) {
-  for (std::size_t i = 0; i < kRound; i += kBatch) send();
+extern "C" [[gnu::noinline]] void send_phase(const std::function<void()>& send, int times) {
+  for (int i = 0; i < times; ++i) send();
 }
-extern "C" [[gnu::noinline]] void receive_phase(const std::function<void()>& receive) {
-  for (std::size_t i = 0; i < kRound; i += kBatch) receive();
+extern "C" [[gnu::noinline]] void receive_phase(const std::function<void()>& receive, int times) {
+  for (int i = 0; i < times; ++i) receive();
 }
 
-void run(int rounds, const std::function<void()>& send, const std::function<void()>& receive) {
+void run(int rounds, const std::function<void()>& send, const std::function<void()>& receive,
+         int times = kRound / kBatch) {
   for (int i = 0; i < rounds; ++i) {
-    send_phase(send);
-    receive_phase(receive);
+    send_phase(send, times);
+    // What travels has arrived, and looks that find nothing are not counted.
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    receive_phase(receive, times);
   }
 }
 
@@ -51,9 +56,14 @@ void take(std::span<const std::byte> bytes) {
   sum += item.word[0];
 }
 
-void run_bytes(const std::string& scheme, std::string_view way, int rounds) {
-  auto receiver = penstock::bind(scheme + ":instructions?capacity=128KiB");
-  auto sender = penstock::connect(scheme + ":instructions");
+void run_bytes(const std::string& uri, std::string_view way, int rounds) {
+  auto receiver = penstock::bind(uri + "?capacity=128KiB");
+  auto sender = penstock::connect(uri);
+  if (way == "alone")
+    return run(
+        rounds * static_cast<int>(kRound),
+        [&] { (void)sender.send(std::as_bytes(std::span(items).first(1))); },
+        [&] { take(receiver.recv().data()); }, 1);
   if (way == "single")
     return run(
         rounds,
