@@ -7,8 +7,9 @@
 // rdma://host:port/name (hosts). docs/contract.md states what holds on all of them.
 #pragma once
 
-#include "penstock/channel/options.hpp"   // IWYU pragma: export
-#include "penstock/channel/receiver.hpp"  // IWYU pragma: export
-#include "penstock/channel/sender.hpp"    // IWYU pragma: export
-#include "penstock/channel/stats.hpp"     // IWYU pragma: export
-#include "penstock/transport/error.hpp"   // IWYU pragma: export
+#include "penstock/channel/options.hpp"        // IWYU pragma: export
+#include "penstock/channel/receiver.hpp"       // IWYU pragma: export
+#include "penstock/channel/sender.hpp"         // IWYU pragma: export
+#include "penstock/channel/stats.hpp"          // IWYU pragma: export
+#include "penstock/transport/error.hpp"        // IWYU pragma: export
+#include "penstock/transport/link_budget.hpp"  // IWYU pragma: export

@@ -129,9 +129,15 @@ bool Mailbox::add(InletParts parts) {
   return true;
 }
 
-void Mailbox::refused(const std::string& /*why*/) {
+void Mailbox::refused(const std::string& why) {
+  constexpr std::size_t kMaxText = 500;
+  std::string text = why.substr(0, kMaxText);
+  // Parts of it may be the peer's.
+  std::ranges::replace_if(
+      text, [](char c) { return static_cast<unsigned char>(c) < ' '; }, ' ');
   const std::lock_guard lock(mutex_);
   ++refused_;
+  last_refusal_ = std::move(text);
 }
 
 void Mailbox::notify() noexcept {
@@ -534,6 +540,7 @@ ReceiverStats Mailbox::stats() const {
   const std::lock_guard lock(mutex_);
   stats.parks = parks_.load(std::memory_order_relaxed);
   stats.refused = refused_;
+  stats.last_refusal = last_refusal_;
   stats.messages = past_messages_;
   stats.bytes = past_bytes_;
   for (const auto& counters : counters_) {

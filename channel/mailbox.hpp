@@ -162,6 +162,7 @@ class Mailbox final : public InletSink,
   bool persistent_ = false;
   bool had_sender_ = false;
   std::uint64_t refused_ = 0;
+  std::string last_refusal_;
   std::vector<std::shared_ptr<InletCounters>> counters_;  // of all inlets, until folded into:
   std::uint64_t past_messages_ = 0;
   std::uint64_t past_bytes_ = 0;

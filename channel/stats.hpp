@@ -86,7 +86,8 @@ struct ReceiverStats {
   std::uint64_t messages = 0;        ///< consumed, from all senders there ever were
   std::uint64_t bytes = 0;           ///< payload consumed
   std::uint64_t parks = 0;           ///< times recv() went to sleep
-  std::uint64_t refused = 0;         ///< connections turned away: strangers, mismatches
+  std::uint64_t refused = 0;         ///< connections turned away: strangers, mismatches, budget
+  std::string last_refusal;          ///< why the last of them was
   std::vector<SourceStats> sources;  ///< senders connected now, and lost ones not yet reported
 };
 

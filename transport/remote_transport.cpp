@@ -3,7 +3,9 @@
 #include <sys/mman.h>
 
 #include <cerrno>
+#include <fstream>
 
+#include "penstock/transport/link_budget.hpp"
 #include "penstock/transport/rendezvous.hpp"
 
 namespace penstock::inline v1 {
@@ -21,8 +23,69 @@ std::shared_ptr<std::byte> map_memory(std::size_t length) {
   return {static_cast<std::byte*>(memory), [length](std::byte* p) { ::munmap(p, length); }};
 }
 
+/// The kernel's huge pages of its usual size.
+struct HugePages {
+  std::size_t bytes = 0;  // 0: this kernel has none
+  std::size_t total = 0;
+  std::size_t free = 0;  // and promised to nobody
+};
+
+HugePages huge_pages() {
+  HugePages pages;
+  std::size_t reserved = 0;
+  std::ifstream file("/proc/meminfo");
+  std::string word;
+  while (file >> word) {
+    if (word == "HugePages_Total:") file >> pages.total;
+    if (word == "HugePages_Free:") file >> pages.free;
+    if (word == "HugePages_Rsvd:") file >> reserved;
+    if (word == "Hugepagesize:" && file >> pages.bytes) pages.bytes *= 1024;
+  }
+  pages.free -= std::min(pages.free, reserved);
+  return pages;
+}
+
+/// Likewise of huge pages, which are taken from the kernel's at once or not at all.
+std::shared_ptr<std::byte> map_huge(std::size_t length) {
+  const HugePages pages = huge_pages();
+  if (pages.bytes == 0)
+    throw SetupError(Errc::resource_limit,
+                     "pages=huge: this kernel has no huge pages: leave it out");
+  const std::size_t count = (length + pages.bytes - 1) / pages.bytes;
+  const std::size_t whole = count * pages.bytes;
+  // Shared: of pinned private pages fork() makes copies, for which there may be no huge pages left.
+  void* memory = ::mmap(nullptr, whole, PROT_READ | PROT_WRITE,
+                        MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+  if (memory == MAP_FAILED)
+    throw SetupError(Errc::resource_limit,
+                     "pages=huge: a ring of " + std::to_string(length) + " bytes takes " +
+                         std::to_string(count) + " huge pages of " +
+                         std::to_string(pages.bytes / 1024) + " KiB, and " +
+                         std::to_string(pages.free) + " are free: reserve so many for each peer (" +
+                         "for this one `sysctl vm.nr_hugepages=" +
+                         std::to_string(pages.total + count - std::min(count, pages.free)) +
+                         "`), or leave ?pages= out");
+  return {static_cast<std::byte*>(memory), [whole](std::byte* p) { ::munmap(p, whole); }};
+}
+
+/// Whether the URI asks for huge pages under the rings. Throws SetupError.
+bool wants_huge_pages(const Uri& uri) {
+  const auto found = uri.options.find("pages");
+  if (found == uri.options.end() || found->second == "normal") return false;
+  if (found->second == "huge") return true;
+  throw SetupError(Errc::bad_uri,
+                   uri.text() + ": option pages=" + found->second + " is normal or huge");
+}
+
+std::shared_ptr<std::byte> map_ring(const Uri& uri, std::size_t length) {
+  return wants_huge_pages(uri) ? map_huge(length) : map_memory(length);
+}
+
 /// This end's own words of a remote ring, and what keeps them.
 struct RemoteMemory {
+  /// Throws SetupError where the budget has no room for it: the ring, and a page with a line.
+  explicit RemoteMemory(std::uint64_t capacity) : share(capacity + kPage) {}
+  LinkShare share;
   std::shared_ptr<std::byte> region;  // what the peer may write
   std::shared_ptr<std::byte> mirror;  // sender only
   RingControl control{};
@@ -56,8 +119,8 @@ class RemoteAdmission final : public Admission {
     parts_.flow = settings_.flow;
     parts_.ring.capacity = welcome.capacity = geometry.capacity;
     parts_.ring.key = welcome.key = SessionKey::random();
-    auto memory = std::make_shared<RemoteMemory>();
-    memory->region = map_memory(geometry.capacity);
+    auto memory = std::make_shared<RemoteMemory>(geometry.capacity);
+    memory->region = map_ring(uri_, geometry.capacity);
     parts_.tail = sink_->tail_place();
     // Never torn at rest, from the first look on.
     *parts_.tail.line = {0, welcome.key.tail_check(0)};
@@ -90,9 +153,9 @@ class RemoteApproach final : public Approach {
   RemoteApproach(LinkProvider& provider, const Uri& uri) : provider_(provider), uri_(uri) {}
 
   Ready ready(const Welcome& welcome, const StreamEnds& ends, std::vector<Fd> /*fds*/) override {
-    auto memory = std::make_shared<RemoteMemory>();
+    auto memory = std::make_shared<RemoteMemory>(welcome.capacity);
     memory->region = map_memory(kPage);
-    memory->mirror = map_memory(welcome.capacity);
+    memory->mirror = map_ring(uri_, welcome.capacity);
     parts_.ring.data = memory->mirror.get();
     parts_.ring.capacity = welcome.capacity;
     parts_.ring.control = &memory->control;
@@ -123,13 +186,16 @@ class RemoteTransport final : public Transport {
 
   [[nodiscard]] std::string_view scheme() const noexcept override { return provider_->scheme(); }
   [[nodiscard]] std::vector<std::string> option_names() const override {
-    return provider_->option_names();
+    auto names = provider_->option_names();
+    names.emplace_back("pages");
+    return names;
   }
   [[nodiscard]] ProbeReport probe() const override { return provider_->probe(); }
 
   [[nodiscard]] std::unique_ptr<Listener> listen(const Uri& uri, const InletSettings& settings,
                                                  std::shared_ptr<InletSink> sink) override {
     check(uri);
+    (void)link_budget();  // a variable that makes no sense is told now, not to the first sender
     ListenerTraits traits{uri.scheme,
                           uri.name,
                           settings.liveness,
@@ -154,6 +220,7 @@ class RemoteTransport final : public Transport {
 
  private:
   void check(const Uri& uri) const {
+    (void)wants_huge_pages(uri);
     try {
       provider_->check(uri.query());
     } catch (const SetupError& e) {

@@ -27,7 +27,9 @@ namespace penstock::inline v1 {
 namespace {
 
 constexpr auto kHandshakeDeadline = std::chrono::seconds(10);
-constexpr std::size_t kMaxPending = 256;  // handshakes under way at one listener
+/// For one whose hello has come to get its turn: others' rings are made meanwhile.
+constexpr auto kTurnDeadline = std::chrono::seconds(60);
+constexpr std::size_t kMaxPending = 512;  // handshakes under way at one listener
 constexpr std::size_t kMaxWelcomed = 64;  // of them, those for which there is a ring already
 constexpr std::uint64_t kMaxWelcomedBytes = std::uint64_t{256} << 20U;  // in those rings
 /// How long a welcome may stay unanswered while others wait for its place.
@@ -558,6 +560,7 @@ void Handshake::on_time(TimePoint now) noexcept {
 }
 
 void Handshake::wait(TimePoint now) {
+  if (state_ != State::waiting) deadline_ = now + kTurnDeadline;
   state_ = State::waiting;
   presses_at_ = now + kPatience;
   Engine::get().call_at(presses_at_, shared_from_this());
@@ -598,6 +601,10 @@ void Handshake::parse(StreamListener& listener) {
 }
 
 void Handshake::greet(StreamListener& listener) {
+  if (state_ == State::waiting) {
+    deadline_ = Clock::now() + kHandshakeDeadline;
+    Engine::get().call_at(deadline_, shared_from_this());
+  }
   state_ = State::welcomed;
   welcomed_at_ = Clock::now();
   ends_ = ends_of(socket_.get(), hello_.process);
@@ -616,6 +623,10 @@ void Handshake::greet(StreamListener& listener) {
 }
 
 void Handshake::admit(StreamListener& listener, const Frame& frame) {
+  if (frame.type == FrameType::reject) {
+    const auto reject = decode_reject(frame.body);
+    throw SetupError(reject.code, "the sender gave up: " + reject.text);
+  }
   if (frame.type != FrameType::ready)
     throw SetupError(Errc::handshake_failed, "the peer did not follow its hello with a ready");
   auto parts = admission_->complete(decode_ready(frame.body));
@@ -829,7 +840,14 @@ OutletParts approach_at(const Endpoint& endpoint, const Uri& uri, const OutletSe
     const auto welcome = decode_welcome(stream.expect(FrameType::welcome).body);
     check_welcome(welcome, uri);
     const auto ends = ends_of(stream.fd(), welcome.process);
-    stream.send(encode(approach.ready(welcome, ends, std::move(stream.descriptors))));
+    Ready ready;
+    try {
+      ready = approach.ready(welcome, ends, std::move(stream.descriptors));
+    } catch (const SetupError& e) {
+      stream.send(encode(Reject{e.errc(), e.what()}));  // the receiver's people want to know, too
+      throw;
+    }
+    stream.send(encode(ready));
     (void)stream.expect(FrameType::go);
     auto parts = approach.complete();
     parts.window = welcome.window;

@@ -332,13 +332,22 @@ TEST_F(ListenerTest, liveness_times_beyond_reason_are_served_all_the_same) {
   EXPECT_EQ(liveness_of(std::uint64_t{1} << 63U), 1h);
 }
 
+/// Both ends of hundreds of connections are in this process.
+void raise_descriptors() {
+  rlimit files{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &files), 0);
+  files.rlim_cur = files.rlim_max;
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &files), 0);
+}
+
 TEST_F(ListenerTest, silent_connections_do_not_keep_senders_out) {
+  raise_descriptors();
   listen();
   std::vector<Peer> silent;
-  for (int i = 0; i < 300; ++i) silent.emplace_back(endpoint_);
+  for (int i = 0; i < 600; ++i) silent.emplace_back(endpoint_);
   join();
-  sink_->wait_refused(45);  // 300 and one, of which 256 may be there at a time
-  for (int i = 0; i < 300; ++i) silent.emplace_back(endpoint_);
+  sink_->wait_refused(89);  // 600 and one, of which 512 may be there at a time
+  for (int i = 0; i < 600; ++i) silent.emplace_back(endpoint_);
   join();
 }
 
@@ -388,13 +397,14 @@ TEST_F(ListenerTest, senders_that_stop_after_their_hello_do_not_keep_others_out)
 }
 
 TEST_F(ListenerTest, when_all_have_said_hello_the_next_is_told_to_come_later) {
+  raise_descriptors();
   listen();
   std::vector<Peer> peers;
   const auto come = [&] {
     peers.emplace_back(endpoint_);
     peers.back().say(encode(hello_to(endpoint_)));
   };
-  for (int i = 0; i < 256; ++i) come();
+  for (int i = 0; i < 512; ++i) come();
   // One too many each; at first it may be one whose hello was not read yet that goes.
   const auto told = [&] { return sink_->reasons().find("too many senders") != std::string::npos; };
   for (int i = 1; i <= 200 && !told(); ++i) {

@@ -1,0 +1,46 @@
+// What this process gives to remote links, all channels together. Every remote peer costs pinned
+// memory and a queue pair, and whoever may connect decides how many there are: the budget keeps one
+// program from taking what the others on the machine need, or from running into the device's end.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+namespace penstock::inline v1 {
+
+inline constexpr std::uint64_t kNoLinkLimit = std::numeric_limits<std::uint64_t>::max();
+
+struct LinkBudget {
+  std::uint64_t max_links = kNoLinkLimit;   ///< remote peers: each has a queue pair
+  std::uint64_t max_pinned = kNoLinkLimit;  ///< bytes of rings, mirrors and lines
+};
+
+/// What of it is in use.
+struct LinkUse {
+  std::uint64_t links = 0;
+  std::uint64_t pinned = 0;
+};
+
+/// Replaces the budget, which is at first what PENSTOCK_MAX_LINKS and PENSTOCK_MAX_PINNED say.
+/// Peers that are there stay, though they be more than that. Thread-safe.
+void set_link_budget(const LinkBudget& budget);
+/// Throws SetupError{bad_option} where a variable makes no sense. Thread-safe, as all of these.
+[[nodiscard]] LinkBudget link_budget();
+[[nodiscard]] LinkUse link_use() noexcept;
+
+/// One link's part of the budget, given back when it is destroyed.
+class LinkShare {
+ public:
+  /// Throws SetupError: resource_limit when nothing is left for a link of so many bytes.
+  explicit LinkShare(std::uint64_t pinned);
+  LinkShare(const LinkShare&) = delete;
+  LinkShare& operator=(const LinkShare&) = delete;
+  LinkShare(LinkShare&&) = delete;
+  LinkShare& operator=(LinkShare&&) = delete;
+  ~LinkShare();
+
+ private:
+  std::uint64_t pinned_;
+};
+
+}  // namespace penstock::inline v1
