@@ -6,6 +6,7 @@
 #include <bit>
 
 #include "penstock/channel/park.hpp"
+#include "penstock/transport/few.hpp"
 
 namespace penstock::inline v1 {
 namespace {
@@ -376,25 +377,23 @@ bool Publisher::post_next() noexcept {
   const Cursor end = frontier_;
   const bool hot = written_ == posted_ && hot_possible();
   if (hot) prove(last_record_);
-  std::array<RemoteWrite, kMaxWrites> writes;
+  Few<RemoteWrite, kMaxWrites> writes;
   const auto most = std::min<std::size_t>(limits_.max_writes, kMaxWrites) - 1;  // one for the tail
-  std::size_t count = 0;
   Cursor to = written_;
   while (to < end) {
-    if (count == most) {  // a long publish on a device of short writes: data ahead of its tail
-      if (!post(std::span(writes).first(count), std::nullopt, posted_)) return false;
+    if (writes.size() ==
+        most) {  // a long publish on a device of short writes: data ahead of its tail
+      if (!post(writes.all(), std::nullopt, posted_)) return false;
       written_ = to;
-      count = 0;
+      writes.clear();
     }
     // Of a padding record only the header is looked at.
     const auto stop = padding_ >= to && padding_ < end ? padding_ + sizeof(RecordHeader) : end;
     const auto length = std::min({stop - to, ring_.room(to), std::uint64_t{limits_.max_write}});
-    auto& w = writes[count++];
-    w = {};
-    w.source = ring_.at(to);
-    w.length = static_cast<std::uint32_t>(length);
-    w.region = kRingRegion;
-    w.offset = to & (ring_.capacity() - 1);
+    writes.add({.source = ring_.at(to),
+                .length = static_cast<std::uint32_t>(length),
+                .region = kRingRegion,
+                .offset = to & (ring_.capacity() - 1)});
     to += length;
     if (to == stop && stop != end) to += ring_.room(to) % ring_.capacity();
   }
@@ -405,16 +404,13 @@ bool Publisher::post_next() noexcept {
     immediate = static_cast<std::uint32_t>(Immediate::landed) | low_bits(end);
   } else {
     if (wakes) immediate = static_cast<std::uint32_t>(Immediate::wake);
-    if (!hot) {
-      auto& w = writes[count++];
-      w = {};
-      w.source = reinterpret_cast<const std::byte*>(&tail);
-      w.length = sizeof tail;
-      w.region = kTailRegion;
-      w.copied = true;
-    }
+    if (!hot)
+      writes.add({.source = reinterpret_cast<const std::byte*>(&tail),
+                  .length = sizeof tail,
+                  .region = kTailRegion,
+                  .copied = true});
   }
-  if (!post(std::span(writes).first(count), immediate, end)) return false;
+  if (!post(writes.all(), immediate, end)) return false;
   if (wakes) signalled();
   if (hot) ++hot_;
   posted_ = written_ = end;

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "penstock/transport/error.hpp"
+#include "penstock/transport/few.hpp"
 #include "penstock/transport/link.hpp"
 #include "penstock/transport/plugin.h"
 
@@ -207,17 +208,16 @@ class Exported {
   static std::int32_t link_post(penstock_link* l, const penstock_write* writes, std::size_t count,
                                 const std::uint32_t* immediate, std::uint64_t cookie) noexcept {
     if (count > kMaxWrites) return PENSTOCK_POST_FAILED;
-    std::array<RemoteWrite, kMaxWrites> copy;
-    std::transform(writes, writes + count, copy.begin(), [](const penstock_write& w) {
-      return RemoteWrite{.source = static_cast<const std::byte*>(w.source),
-                         .length = w.length,
-                         .region = w.region,
-                         .offset = w.offset,
-                         .copied = (w.flags & PENSTOCK_WRITE_COPIED) != 0};
-    });
+    Few<RemoteWrite, kMaxWrites> copy;
+    for (const auto& w : std::span(writes, count))
+      copy.add({.source = static_cast<const std::byte*>(w.source),
+                .length = w.length,
+                .region = w.region,
+                .offset = w.offset,
+                .copied = (w.flags & PENSTOCK_WRITE_COPIED) != 0});
     std::optional<std::uint32_t> value;
     if (immediate != nullptr) value = *immediate;
-    return static_cast<std::int32_t>(link(l)->post(std::span(copy.data(), count), value, cookie));
+    return static_cast<std::int32_t>(link(l)->post(copy.all(), value, cookie));
   }
 
   static std::size_t link_poll(penstock_link* l, penstock_event* events,

@@ -371,7 +371,8 @@ void VerbsLink::fill(ibv_send_wr& request, ibv_sge& piece, const RemoteWrite& wr
 PostStatus VerbsLink::post(std::span<const RemoteWrite> writes,
                            std::optional<std::uint32_t> immediate, std::uint64_t cookie) noexcept {
   if (failed_) return PostStatus::failed;
-  if (!peer_ || writes.size() > limits().max_writes || (writes.empty() && !immediate) ||
+  if (!peer_ || writes.size() > std::min(kMaxWritesPerPost, depth_ - 1) ||
+      (writes.empty() && !immediate) ||
       !std::ranges::all_of(writes, [&](const RemoteWrite& w) { return allowed(w); })) {
     fail([&] {
       return fmt::format(
