@@ -69,7 +69,10 @@ VerbsLink::VerbsLink(const PathChoice& path, std::vector<LinkRegion> regions,
           path.travel.ordered_writes.value_or(places_writes_in_order(path.device->attr.vendor_id))),
       regions_(std::move(regions)),
       first_psn_(random_psn()),
-      depth_(at_most(wish.send_requests, path.device->attr.max_qp_wr)),
+      // A failed queue pair completes every request, those not signalled too, and no completion
+      // queue may overrun: with one of its own for each direction none can.
+      depth_(at_most(at_most(wish.send_requests, path.device->attr.max_qp_wr),
+                     path.device->attr.max_cqe - 1)),
       packet_(mtu_bytes(mtu_)) {
   if (path.gid != nullptr) gid_ = *path.gid;
   domain_.reset(::ibv_alloc_pd(device_->context()));
@@ -80,9 +83,8 @@ VerbsLink::VerbsLink(const PathChoice& path, std::vector<LinkRegion> regions,
   if (!channel_)
     refuse(code_of(errno), fmt::format("cannot make a completion channel on {}: {}",
                                        device_->name(), std::strerror(errno)));
-  // A failed queue pair completes every request, those not signalled too.
-  sends_ = make_queue(at_most(depth_ + 1, path.device->attr.max_cqe));
-  receives_ = make_queue(at_most(kReceives + 1, path.device->attr.max_cqe));
+  sends_ = make_queue(depth_ + 1);
+  receives_ = make_queue(kReceives + 1);
   register_regions();
   make_queue_pair(wish);
   chain_receives();
