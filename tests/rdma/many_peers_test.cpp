@@ -50,6 +50,17 @@ std::string here(const std::string& query) {
   return std::string("rdma://") + (address != nullptr ? address : "127.0.0.1") + ":0/many?" + query;
 }
 
+/// Root's privilege to lock without limit. Before the first thread and the first device: the kernel
+/// serves an open device only for those who have the privileges of who opened it.
+bool drop_lock_privilege() {
+  __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+  std::array<__user_cap_data_struct, 2> data{};
+  if (::syscall(SYS_capget, &header, data.data()) != 0) return false;
+  for (auto* set : {&data[0].effective, &data[0].permitted}) *set &= ~(1U << CAP_IPC_LOCK);
+  return ::syscall(SYS_capset, &header, data.data()) == 0;
+}
+const bool kDropped = drop_lock_privilege();
+
 /// `count` connects at once, each from a thread of its own.
 struct Storm {
   std::vector<Sender> senders;
@@ -77,7 +88,8 @@ void all_work(std::vector<Sender>& senders, Receiver& receiver) {
     ASSERT_EQ(sender.send(std::as_bytes(std::span("x", 1))), SendStatus::sent);
   for (std::size_t i = 0; i < senders.size(); ++i) {
     const auto message = receiver.recv_for(kWatchdog);
-    ASSERT_TRUE(message) << to_string(message.status());
+    ASSERT_TRUE(message) << to_string(message.status())
+                         << (message.loss() ? ": " + message.loss()->reason : "");
     ASSERT_EQ(message.text(), "x");
   }
 }
@@ -119,17 +131,8 @@ TEST(Storm, of_connects_is_survived_and_every_peer_costs_what_is_stated) {
   all_work(others, receiver);
 }
 
-/// Root's privilege to lock without limit; of the threads that begin later, too.
-bool drop_lock_privilege() {
-  __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
-  std::array<__user_cap_data_struct, 2> data{};
-  if (::syscall(SYS_capget, &header, data.data()) != 0) return false;
-  for (auto* set : {&data[0].effective, &data[0].permitted}) *set &= ~(1U << CAP_IPC_LOCK);
-  return ::syscall(SYS_capset, &header, data.data()) == 0;
-}
-
 TEST(Limits, of_locked_memory_end_the_connects_that_meet_them_and_no_other) {
-  ASSERT_TRUE(drop_lock_privilege());
+  ASSERT_TRUE(kDropped);
   Receiver receiver = penstock::bind(here("capacity=64KiB&persistent=1"));
   const std::string uri = receiver.uris().front();
   std::vector<Sender> first;
