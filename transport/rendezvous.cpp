@@ -33,7 +33,7 @@ constexpr std::size_t kMaxPending = 512;  // handshakes under way at one listene
 constexpr std::size_t kMaxWelcomed = 64;  // of them, those for which there is a ring already
 constexpr std::uint64_t kMaxWelcomedBytes = std::uint64_t{256} << 20U;  // in those rings
 /// How long a welcome may stay unanswered while others wait for its place.
-constexpr auto kPatience = std::chrono::seconds(1);
+constexpr auto kPatience = std::chrono::seconds(5);
 constexpr int kAcceptsPerCall = 64;  // so that a flood holds up nobody else
 constexpr auto kAcceptPause = std::chrono::milliseconds(20);  // when descriptors ran out
 constexpr std::size_t kMaxDescriptors = 4;                    // taken in one handshake

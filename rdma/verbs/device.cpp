@@ -1,6 +1,7 @@
 #include "penstock/rdma/verbs/device.hpp"
 
 #include <fcntl.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 
 #include <algorithm>
@@ -46,12 +47,11 @@ std::shared_ptr<Device> Device::open(ibv_device* device) {
 
 Device::Device(ibv_device* device, ibv_context* context)
     : context_(context), name_(::ibv_get_device_name(device)) {
-  news_ = Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   const int flags = ::fcntl(context_->async_fd, F_GETFL);
-  if (!news_ || flags < 0 || ::fcntl(context_->async_fd, F_SETFL, flags | O_NONBLOCK) < 0) {
+  if (flags < 0 || ::fcntl(context_->async_fd, F_SETFL, flags | O_NONBLOCK) < 0) {
     const int error = errno;
     static_cast<void>(::ibv_close_device(context_));
-    throw std::system_error(error, std::generic_category(), "eventfd");
+    throw std::system_error(error, std::generic_category(), "fcntl");
   }
 }
 
@@ -113,17 +113,44 @@ void Device::apply(const ibv_async_event& event) noexcept {
 void Device::announce() noexcept {
   // SYNC device-news (writer): pairs with generation()
   generation_.fetch_add(1, std::memory_order_release);
-  static_cast<void>(::eventfd_write(news_.get(), 1));
+  const std::scoped_lock lock(mutex_);
+  for (const DeviceWatch* w : watches_) static_cast<void>(::eventfd_write(w->news.get(), 1));
+}
+
+bool Device::give_carrier_to(DeviceWatch& watch) noexcept {
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.fd = async_fd();
+  if (::epoll_ctl(watch.events, EPOLL_CTL_ADD, async_fd(), &event) != 0) return false;
+  carrier_ = &watch;
+  return true;
 }
 
 void Device::watch(DeviceWatch& watch) {
+  watch.news = Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  epoll_event event{};
+  event.events = EPOLLIN | EPOLLET;
+  event.data.fd = watch.news.get();
+  if (!watch.news || ::epoll_ctl(watch.events, EPOLL_CTL_ADD, watch.news.get(), &event) != 0)
+    throw std::system_error(errno, std::generic_category(), "eventfd");
   const std::scoped_lock lock(mutex_);
   watches_.push_back(&watch);
+  if (carrier_ == nullptr && !give_carrier_to(watch)) {
+    const int error = errno;
+    watches_.pop_back();
+    throw std::system_error(error, std::generic_category(), "epoll_ctl");
+  }
 }
 
 void Device::unwatch(DeviceWatch& watch) noexcept {
   const std::scoped_lock lock(mutex_);
   std::erase(watches_, &watch);
+  if (carrier_ != &watch) return;
+  static_cast<void>(::epoll_ctl(watch.events, EPOLL_CTL_DEL, async_fd(), nullptr));
+  carrier_ = nullptr;
+  // Fails for want of memory only, and then the next may do.
+  for (DeviceWatch* next : watches_)
+    if (give_carrier_to(*next)) return;
 }
 
 }  // namespace penstock::inline v1::verbs

@@ -38,14 +38,18 @@ struct DeviceWatch {
   ibv_qp* queue_pair = nullptr;
   ibv_cq* send_queue = nullptr;
   ibv_cq* receive_queue = nullptr;
+  int events = -1;  ///< the link's epoll set
+  Fd news;          ///< an eventfd in it, written with every event, never read: edge-triggered
   /// The first fatal event of one of them, -1 while there is none.
   std::atomic<int> event{-1};
 };
 
 /// An open device. There is one per device in the process, kept while somebody uses it.
 ///
-/// Asynchronous events are per context: whichever link finds some takes them for all, raises the
-/// generation, and makes every link's event descriptor readable through news_fd().
+/// Asynchronous events are per context, and one link carries the context's descriptor in its epoll
+/// set: the kernel bounds how many sets within sets may hold one descriptor (500). Whichever link
+/// finds events takes them for all, raises the generation, and makes every link's event descriptor
+/// readable.
 ///
 /// Thread-safe. In a child after fork() it is inert: what it holds belongs to the parent.
 class Device {
@@ -79,28 +83,28 @@ class Device {
   [[nodiscard]] std::uint32_t generation() const noexcept {
     return generation_.load(std::memory_order_acquire);
   }
-  /// An eventfd that is written with every such event and never read: watch it edge-triggered.
-  [[nodiscard]] int news_fd() const noexcept { return news_.get(); }
   [[nodiscard]] int async_fd() const noexcept { return context_->async_fd; }
   /// Takes the events that are there. One system call when there are none.
   void take_events() noexcept;
 
+  /// Throws std::system_error.
   void watch(DeviceWatch& watch);
   void unwatch(DeviceWatch& watch) noexcept;
 
  private:
   void apply(const ibv_async_event& event) noexcept;
   void announce() noexcept;
+  [[nodiscard]] bool give_carrier_to(DeviceWatch& watch) noexcept;
 
   ibv_context* context_;
   std::string name_;
   pid_t process_ = ::getpid();
-  Fd news_;
   std::atomic<std::uint32_t> generation_{0};
   std::atomic<std::uint64_t> ports_down_{0};
   std::atomic<bool> lost_{false};
-  std::mutex mutex_;  // guards watches_
+  std::mutex mutex_;  // guards the two below
   std::vector<DeviceWatch*> watches_;
+  const DeviceWatch* carrier_ = nullptr;  // whose epoll set has the context's descriptor
 };
 
 }  // namespace penstock::inline v1::verbs

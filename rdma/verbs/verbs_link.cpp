@@ -203,26 +203,28 @@ void VerbsLink::chain_receives() noexcept {
 
 void VerbsLink::watch_descriptors() {
   events_fd_ = Fd(::epoll_create1(EPOLL_CLOEXEC));
-  const auto add = [&](int fd, std::uint32_t events) {
-    epoll_event event{};
-    event.events = events;
-    event.data.fd = fd;
-    if (::epoll_ctl(events_fd_.get(), EPOLL_CTL_ADD, fd, &event) != 0)
-      refuse(code_of(errno),
-             fmt::format("cannot watch {} for events: {}", device_->name(), std::strerror(errno)));
-  };
   const int flags = ::fcntl(channel_->fd, F_GETFL);
   if (!events_fd_ || flags < 0 || ::fcntl(channel_->fd, F_SETFL, flags | O_NONBLOCK) != 0)
     refuse(code_of(errno),
            fmt::format("cannot make an event descriptor: {}", std::strerror(errno)));
-  add(channel_->fd, EPOLLIN);
-  add(device_->async_fd(), EPOLLIN);
-  add(device_->news_fd(), EPOLLIN | EPOLLET);  // never read: an edge for each link
+  const auto cannot_watch = [&](int error) {
+    refuse(code_of(error),
+           fmt::format("cannot watch {} for events: {}", device_->name(), std::strerror(error)));
+  };
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.fd = channel_->fd;
+  if (::epoll_ctl(events_fd_.get(), EPOLL_CTL_ADD, channel_->fd, &event) != 0) cannot_watch(errno);
   seen_generation_ = device_->generation();
   watch_.queue_pair = queue_pair_.get();
   watch_.send_queue = sends_.queue.get();
   watch_.receive_queue = receives_.queue.get();
-  device_->watch(watch_);
+  watch_.events = events_fd_.get();
+  try {
+    device_->watch(watch_);
+  } catch (const std::system_error& e) {
+    cannot_watch(e.code().value());
+  }
 }
 
 std::vector<std::byte> VerbsLink::describe() const {

@@ -104,8 +104,7 @@ void raise_descriptors() {
 TEST(Storm, of_connects_is_survived_and_every_peer_costs_what_is_stated) {
   raise_descriptors();
   const char* given = std::getenv("PENSTOCK_STORM");
-  const int count =
-      given != nullptr ? std::atoi(given) : 100;  // more take long where the CPU is emulated
+  const int count = given != nullptr ? std::atoi(given) : 500;
   Receiver receiver = penstock::bind(here("capacity=64KiB&persistent=1"));
   Sender first =
       penstock::connect(receiver.uris().front());  // what the process needs once is there now
