@@ -540,6 +540,7 @@ TEST_P(LocalChannelWaiting, a_sender_wakes_for_room) {
     std::this_thread::sleep_for(1ms);
     EXPECT_EQ(*rx.recv(), i);
   }
+  while (rx.len() == 0) std::this_thread::yield();
   std::this_thread::sleep_for(1ms);
   rx = {};
   sender.join();
