@@ -235,6 +235,7 @@ Look Inlet::take(Message& out) noexcept {
   // SYNC gone: read before the ring, so that a record committed before the end is not missed.
   const bool left = !link_ && control_.sender_gone.load(std::memory_order_acquire) != 0;
   const bool gone = left || gone_.load(std::memory_order_acquire);
+  const Cursor begin = next_;
   // A sender may drop reservations as fast as they are skipped: only those that it can have made by
   // now keep the other senders waiting.
   const Cursor enough = head_ + window_;
@@ -252,7 +253,9 @@ Look Inlet::take(Message& out) noexcept {
         if (left) lose("it gave up: its linger time ran out before all it had to send found room");
         if (gone) return Look::lost;
         if (flow_) found_nothing();
-        return Look::nothing;
+        // Behind where the sender was told to wake, or at a tail line that is landing and may hide
+        // what the wake-up was for.
+        return link_ && (next_ != begin || torn_) ? Look::unsettled : Look::nothing;
       case Inspection::record: break;
     }
     if ((record.flags & kFin) != 0) {
@@ -266,7 +269,7 @@ Look Inlet::take(Message& out) noexcept {
       report(false);
       if (next_ < enough) continue;
       if (link_) tails_->mark(place_.index);  // there may be more
-      return Look::nothing;
+      return Look::unsettled;
     }
     next_ = record.end;
     stir();

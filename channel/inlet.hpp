@@ -34,6 +34,7 @@ namespace penstock::inline v1 {
 /// What a look into an inlet found.
 enum class Look : std::uint8_t {
   nothing,
+  unsettled,  ///< nothing, but who had armed before must arm anew
   message,
   view_limit,  ///< kMaxViews messages are held
   view_gap,    ///< fewer are held, but an old one is among them

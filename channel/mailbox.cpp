@@ -226,6 +226,7 @@ Mailbox::Turn Mailbox::look_at(Drain& drain, const std::shared_ptr<Inlet>& inlet
       // itself. relaxed: whoever leaves wakes the others
       if (receivers_.load(std::memory_order_relaxed) == 1) met.limit = true;
       break;
+    case Look::unsettled: drain.unsettled = true; break;
     case Look::nothing: break;
   }
   return Turn::nothing;
@@ -278,6 +279,7 @@ Message Mailbox::receive(Drain& drain, Duration timeout) noexcept {
     ++messages_awaited;
     if (std::exchange(drain.armed, false)) wake_up(drain);
   }
+  if (std::exchange(drain.unsettled, false) && !out) pass_on();
   return out;
 }
 

@@ -48,6 +48,7 @@ struct Drain : Senders {
   Messages* run = nullptr;  ///< where receive_many() wants what follows a message
   std::size_t most = 1;     ///< ... and how many at most
   bool in_vain = false;     ///< the last look found nothing
+  bool unsettled = false;   ///< Look::unsettled
   bool armed = false;       ///< it waits by the descriptor; only while in_vain
   Message kept;             ///< one that did not fit recv_into()'s buffer
 };

@@ -54,10 +54,6 @@ TailLine copy_of(const TailLine& line) noexcept {
   };
   return {load(line.tail), load(line.check)};
 }
-void store(TailLine& line, const TailLine& value) noexcept {
-  std::atomic_ref(line.tail).store(value.tail, std::memory_order_relaxed);
-  std::atomic_ref(line.check).store(value.check, std::memory_order_relaxed);
-}
 
 }  // namespace
 
@@ -108,8 +104,8 @@ void TailTable::give_back(std::size_t place) noexcept {
   set(block.watched, place, false, std::memory_order_relaxed);
   set(block.awake, place, false, std::memory_order_relaxed);
   set(block.marked, place, false, std::memory_order_relaxed);
-  store(block.lines[place % kInBlock], {});
-  store(block.drained[place % kInBlock], {});
+  write_tail(block.lines[place % kInBlock], {});
+  write_tail(block.drained[place % kInBlock], {});
   const std::lock_guard lock(mutex_);
   free_.push_back(place);  // has room for all places there are
 }
@@ -158,7 +154,7 @@ TailTable::Begun TailTable::begin_look(std::size_t place) noexcept {
 }
 
 void TailTable::drained(std::size_t place, const TailLine& line) noexcept {
-  store(block_of(place).drained[place % kInBlock], line);
+  write_tail(block_of(place).drained[place % kInBlock], line);
 }
 
 void TailTable::set_awake(std::size_t place, bool awake) noexcept {

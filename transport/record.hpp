@@ -157,6 +157,12 @@ struct SessionKey {
   return tail;
 }
 
+/// Writes a tail line that other threads may be scanning. Relaxed: what a scan finds is a hint.
+inline void write_tail(TailLine& line, const TailLine& value) noexcept {
+  std::atomic_ref(line.tail).store(value.tail, std::memory_order_relaxed);
+  std::atomic_ref(line.check).store(value.check, std::memory_order_relaxed);
+}
+
 /// Reads a credit line that a device may be writing: a copy, or nothing when it is torn.
 [[nodiscard]] inline std::optional<CreditLine> read_credit(const CreditLine& line,
                                                            const SessionKey& key) noexcept {

@@ -123,7 +123,7 @@ class RemoteAdmission final : public Admission {
     memory->region = map_ring(uri_, geometry.capacity);
     parts_.tail = sink_->tail_place();
     // Never torn at rest, from the first look on.
-    *parts_.tail.line = {0, welcome.key.tail_check(0)};
+    write_tail(*parts_.tail.line, {0, welcome.key.tail_check(0)});
     parts_.ring.data = memory->region.get();
     parts_.ring.control = &memory->control;
     parts_.remote =
