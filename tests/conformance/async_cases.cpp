@@ -112,13 +112,15 @@ const AddCase engine_share{"a_coroutine_that_always_finds_a_message_keeps_the_en
                              std::atomic<bool> stop = false;
                              Sender own = penstock::connect(side.with(receiver.uris().at(0), {}),
                                                             side.patient());
+                             // Begun while there is nothing: it is the engine, not this thread,
+                             // that it then runs on.
+                             auto end = RecvStatus::empty;
+                             const auto task = drain_by_coroutine(
+                                 receiver, [](const Message&) {}, end);
                              std::jthread flood([&] {
                                while (!stop) EXPECT_EQ(own.send(bytes_of("x")), SendStatus::sent);
                                own = Sender();
                              });
-                             auto end = RecvStatus::empty;
-                             const auto task = drain_by_coroutine(
-                                 receiver, [](const Message&) {}, end);
                              (void)side.get("over");
                              stop = true;
                              wait_until([&] { return task.done(); });
