@@ -156,7 +156,8 @@ class RingView {
         from += kRecordAlign;
         continue;
       }
-      if ((record.flags & (kPadding | kTombstone | kFin)) == 0) ++count;
+      // Of a message in pieces the last one counts.
+      if ((record.flags & (kPadding | kTombstone | kFin | kFirst | kFragment)) == 0) ++count;
       from = record.end;
     }
     return count;

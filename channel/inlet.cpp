@@ -42,6 +42,9 @@ Inlet::Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink, bool 
                 ? std::make_unique<FlowWindow>(std::min(parts.flow.min_window, parts.window),
                                                parts.window, parts.flow.target_delay)
                 : nullptr),
+      assembly_(parts.max_message > RingProducer::max_payload(parts.window)
+                    ? std::make_unique<Assembly>(parts.max_message)
+                    : nullptr),
       peer_(std::move(parts.peer)),
       path_(std::move(parts.path)),
       connection_(std::move(parts.connection)),
@@ -264,9 +267,13 @@ Look Inlet::take(Message& out) noexcept {
       report(true);
       return Look::closed;
     }
-    if ((record.flags & (kPadding | kTombstone)) != 0) {
+    const bool in_pieces = (record.flags & kInPieces) != 0;
+    if (in_pieces || (record.flags & (kPadding | kTombstone)) != 0) {
+      const auto got = in_pieces ? assemble(record, out) : Look::nothing;
+      if (got == Look::lost) return got;
       skip_to(record.end);
       report(false);
+      if (got == Look::message) return got;
       if (next_ < enough) continue;
       if (link_) tails_->mark(place_.index);  // there may be more
       return Look::unsettled;
@@ -285,14 +292,38 @@ Look Inlet::take(Message& out) noexcept {
   }
 }
 
+// A message that came in pieces is no part of the ring any more when it is handed out: it counts as
+// consumed, and however many are held, the next one has all of the ring.
+Look Inlet::assemble(const Record& record, Message& out) noexcept {
+  switch (assembly_ ? assembly_->take(record) : Assembly::Step::malformed) {
+    case Assembly::Step::more: return Look::nothing;
+    case Assembly::Step::whole:
+      out.aside_ = assembly_->hand_out();
+      out.data_ = out.aside_->bytes.get();
+      out.size_ = assembly_->size();
+      out.source_ = id_;
+      out.status_ = RecvStatus::received;
+      count(1, out.size_);
+      return Look::message;
+    case Assembly::Step::malformed:
+      lose("it sent pieces that make no message which may come: it breaks the protocol");
+      break;
+    case Assembly::Step::no_memory:
+      lose("no memory is left here for its message of " + std::to_string(assembly_->size()) +
+           " bytes: bind with a smaller max_message, or hold fewer");
+  }
+  return Look::lost;
+}
+
 // What is no message ends the run; whatever is wrong is found by the next look.
 void Inlet::take_more(const Message& first, Messages& run, std::size_t most) noexcept {
-  auto& view = views_[first.view_ % kMaxViews];
   run.data_[0] = first.data();
   run.count_ = 1;
+  if (first.inlet_ == nullptr) return;  // nothing holds the room of others
+  auto& view = views_[first.view_ % kMaxViews];
   Record record;
   while (run.count_ != most && next_record(record) == Inspection::record &&
-         (record.flags & (kFin | kPadding | kTombstone)) == 0) {
+         (record.flags & (kFin | kPadding | kTombstone | kInPieces)) == 0) {
     run.data_[run.count_++] = {record.payload, record.length};
     next_ = view.end = record.end;
     view.bytes += record.length;
@@ -324,13 +355,18 @@ void Inlet::advance_head() noexcept {
   while (first_view_ != next_view_ && views_[first_view_ % kMaxViews].released) {
     const auto& view = views_[first_view_++ % kMaxViews];
     head_ = view.end;
-    // relaxed: the token's holder is the only writer
-    counters_->messages.store(counters_->messages.load(std::memory_order_relaxed) + view.messages,
-                              std::memory_order_relaxed);
-    counters_->bytes.store(counters_->bytes.load(std::memory_order_relaxed) + view.bytes,
-                           std::memory_order_relaxed);
+    count(view.messages, view.bytes);
   }
   report(false);
+}
+
+// relaxed: the token's holder is the only writer
+void Inlet::count(std::uint64_t messages, std::uint64_t bytes) noexcept {
+  const auto add = [](std::atomic<std::uint64_t>& sum, std::uint64_t more) {
+    sum.store(sum.load(std::memory_order_relaxed) + more, std::memory_order_relaxed);
+  };
+  add(counters_->messages, messages);
+  add(counters_->bytes, bytes);
 }
 
 // ── Credit ───────────────────────────────────────────────────────────────────────────────────────

@@ -18,6 +18,7 @@
 #include <mutex>
 #include <string>
 
+#include "penstock/channel/assembly.hpp"
 #include "penstock/channel/barrier.hpp"
 #include "penstock/channel/biased_lock.hpp"
 #include "penstock/channel/byte_ring.hpp"
@@ -157,8 +158,11 @@ class Inlet final : public ConnectionObserver,
   [[nodiscard]] Inspection inspect_hot(Record& out) noexcept;
   [[nodiscard]] Look take(Message& out) noexcept;
   void take_more(const Message& first, Messages& run, std::size_t most) noexcept;
+  /// A record of a message in pieces. nothing: it is not whole yet.
+  [[nodiscard]] Look assemble(const Record& record, Message& out) noexcept;
   void skip_to(Cursor end) noexcept;
   void advance_head() noexcept;
+  void count(std::uint64_t messages, std::uint64_t bytes) noexcept;
   void tend() noexcept;
   void note_mode() noexcept;
   void stir() noexcept;
@@ -203,6 +207,8 @@ class Inlet final : public ConnectionObserver,
   const BarrierScope barrier_;              // made before a sleep
   const std::uint64_t window_;              // the largest
   const std::unique_ptr<FlowWindow> flow_;  // null: the window stays what it is
+  // With the token; null: no message may come in pieces.
+  const std::unique_ptr<Assembly> assembly_;
   const std::string peer_;
   const std::string path_;
   std::shared_ptr<Connection> connection_;

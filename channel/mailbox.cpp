@@ -58,6 +58,7 @@ void Mailbox::bind(std::string_view text, const BindOptions& defaults) {
                                      options.window,
                                      options.liveness,
                                      {options.target_delay, options.min_window},
+                                     options.max_message,
                                      type_},
                                     shared_from_this());
   const std::unique_lock lock(mutex_);
@@ -178,11 +179,11 @@ bool Mailbox::drop(const std::shared_ptr<Inlet>& inlet) noexcept {
 }
 
 Mailbox::Turn Mailbox::report_loss(const std::shared_ptr<Inlet>& lost, Message& out) noexcept {
-  auto loss = std::make_unique<Loss>(lost->loss());
+  auto aside = std::make_unique<Aside>(Aside{lost->loss(), nullptr});
   if (!drop(lost)) return Turn::again;  // another clone reports it
   out.status_ = RecvStatus::peer_lost;
   out.source_ = lost->id();
-  out.loss_ = std::move(loss);
+  out.aside_ = std::move(aside);
   return Turn::taken;
 }
 

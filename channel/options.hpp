@@ -25,14 +25,21 @@ enum class Publishing : std::uint8_t {
   turns,      ///< each in turn, changing often: for tests
 };
 
+/// Bytes of the longest message, in however many pieces.
+inline constexpr std::uint64_t kMaxMessage = std::uint64_t{1} << 30U;
+
 struct BindOptions {
   /// Bytes of one sender's ring; a power of two from 4 KiB to 128 MiB. 0: the transport's default
   /// (1 MiB local, 4 MiB remote). Memory is capacity × senders at the receiver and, for remote
   /// senders, capacity at each sender.
   std::uint64_t capacity = 0;
   /// Bytes of the ring that a sender may fill; at most the capacity. 0: the capacity.
-  /// The largest message is window / 2 - 16 bytes.
+  /// The largest message that goes in one piece has window / 2 - 16 bytes.
   std::uint64_t window = 0;
+  /// Bytes, up to kMaxMessage: messages too long for one piece are taken, too, up to this. They
+  /// come in pieces through the ring, however small it is, and are put together in memory of their
+  /// own: so much for each sender's, and for those that are held. 0: none are taken.
+  std::uint64_t max_message = 0;
   /// Above 0: the window lives. It moves between `min_window` and `window`, so that a message that
   /// was accepted waits for about so long before it is received, however slow the receiver
   /// (docs/flow-control.md). 0: it is `window`, always.

@@ -24,6 +24,10 @@ constexpr std::uint32_t kLooksForBatches = 1000;
 /// for the end while it could read the beginning.
 constexpr std::size_t kMostInRun = Messages::kMost;
 constexpr std::size_t kMostBytesInRun = std::size_t{16} * 1024;
+/// A message in pieces: a piece takes so much of the window, so that several are on their way, ...
+constexpr std::uint64_t kPiecesInWindow = 8;
+/// ... and no more than this, after which larger ones gain nothing.
+constexpr std::uint64_t kLargestPiece = std::uint64_t{256} * 1024;
 
 }  // namespace
 
@@ -31,7 +35,8 @@ Outlet::Outlet(OutletParts parts, const ConnectOptions& options)
     : options_(options),
       memory_(parts.ring),
       control_(*memory_.control),
-      max_message_(RingProducer::max_payload(parts.window)),
+      max_in_place_(RingProducer::max_payload(parts.window)),
+      max_message_(std::max(max_in_place_, parts.max_message)),
       window_(parts.window),
       peer_(std::move(parts.peer)),
       path_(std::move(parts.path)),
@@ -200,9 +205,64 @@ SendStatus Outlet::claim_by(Duration timeout, Tally& tally, Attempt&& attempt) n
 
 SendStatus Outlet::claim(std::size_t size, Duration timeout, Tally& tally, Claim& out) noexcept {
   if (!here()) return SendStatus::forked;
-  if (size > max_message_) return too_large();
+  if (size > max_in_place_) return too_large();
   const auto length = static_cast<std::uint32_t>(size);
   return claim_by(timeout, tally, [&](Credit credit) { return ring_.claim(length, out, credit); });
+}
+
+// ── Messages in pieces ───────────────────────────────────────────────────────────────────────────
+
+SendStatus Outlet::send_pieces(std::span<const std::byte> message, Pieces& pieces, Duration timeout,
+                               Tally& tally) noexcept {
+  if (!here()) return SendStatus::forked;
+  if (message.size() > max_message_) return too_large();
+  const auto deadline = deadline_after(timeout);
+  const auto left = [&] {
+    return timeout == kForever || timeout <= timeout.zero() ? timeout : deadline - Clock::now();
+  };
+  Claim claim;
+  if (!pieces.begun_) {
+    const std::uint64_t size = message.size();
+    const auto begun = claim_by(timeout, tally, [&](Credit credit) {
+      // SYNC turn: what the one before claimed comes before ours
+      if (pieces.outlet_ == nullptr && turn_taken_.exchange(true, std::memory_order_seq_cst))
+        return ClaimResult::full;
+      pieces.outlet_ = this;
+      return ring_.claim(sizeof size, claim, credit);
+    });
+    if (begun != SendStatus::sent) return begun;
+    std::memcpy(claim.payload, &size, sizeof size);
+    publish(claim, kFirst, false);
+    pieces.begun_ = true;
+  }
+  const auto most =
+      std::min<std::size_t>(std::min(window_ / kPiecesInWindow, kLargestPiece), max_in_place_);
+  while (pieces.sent_ != message.size()) {
+    const auto length = std::min(most, message.size() - pieces.sent_);
+    const auto status = claim_by(left(), tally, [&](Credit credit) {
+      return ring_.claim(static_cast<std::uint32_t>(length), claim, credit);
+    });
+    if (status != SendStatus::sent)
+      return status == SendStatus::full && timeout > timeout.zero() ? SendStatus::timed_out
+                                                                    : status;
+    std::memcpy(claim.payload, message.data() + pieces.sent_, length);
+    pieces.sent_ += length;
+    const bool last = pieces.sent_ == message.size();
+    publish(claim, last ? kLast : kFragment, last && take_answer(tally));
+  }
+  count(tally, 1, message.size());
+  pieces.end();
+  return SendStatus::sent;
+}
+
+void Pieces::end() noexcept {
+  if (outlet_ != nullptr) std::exchange(outlet_, nullptr)->end_turn();
+}
+
+void Outlet::end_turn() noexcept {
+  if (!here()) return;
+  turn_taken_.store(false, std::memory_order_seq_cst);  // SYNC turn, sender-sleep (waker)
+  wake_everybody();
 }
 
 Batch<SendStatus> Outlet::send_many(const Records& records, Duration timeout,
@@ -214,12 +274,18 @@ Batch<SendStatus> Outlet::send_many(const Records& records, Duration timeout,
     std::size_t bytes = 0;
     for (; wanted != kMostInRun && first + wanted != records.count; ++wanted) {
       const auto size = records.size(first + wanted);
-      if (size > max_message_ || (wanted != 0 && bytes + size > kMostBytesInRun)) break;
+      if (size > max_in_place_ || (wanted != 0 && bytes + size > kMostBytesInRun)) break;
       bytes += size;
     }
     if (wanted == 0) {
-      batch.status = too_large();
-      break;
+      if (timeout <= timeout.zero() || records.size(first) > max_message_) {
+        batch.status = too_large();
+        break;
+      }
+      Pieces pieces;
+      batch.status = send_pieces(records.at(first), pieces, timeout, tally);
+      if (batch.status == SendStatus::sent) ++batch.count;
+      continue;
     }
     const auto length_of = [&](std::size_t i) {
       return static_cast<std::uint32_t>(records.size(first + i));
@@ -246,9 +312,7 @@ Batch<SendStatus> Outlet::send_many(const Records& records, Duration timeout,
       }
     }
     ring_.commit_run(run, length_of, begin);
-    const bool answer = tally.messages_awaited != messages_awaited;
-    tally.messages_awaited = messages_awaited;
-    tell_receiver(begin, end, answer);
+    tell_receiver(begin, end, take_answer(tally));
     count(tally, run, bytes);
     batch.count += run;
   }
@@ -296,10 +360,13 @@ void Outlet::say_waiting(SenderWait what) noexcept {
 
 void Outlet::commit(const Claim& claim, Tally& tally) noexcept {
   if (!here()) return;  // a child must not touch its parent's ring or device
-  const bool answer = tally.messages_awaited != messages_awaited;
-  tally.messages_awaited = messages_awaited;
-  publish(claim, 0, answer);
+  publish(claim, 0, take_answer(tally));
   count(tally, 1, claim.length);
+}
+
+// The first message after one that this thread had waited for: likely its answer.
+bool Outlet::take_answer(Tally& tally) noexcept {
+  return std::exchange(tally.messages_awaited, messages_awaited) != messages_awaited;
 }
 
 void Outlet::count(Tally& tally, std::uint64_t messages, std::uint64_t bytes) noexcept {
@@ -436,7 +503,7 @@ void Outlet::arm() noexcept {
 bool Outlet::arm(v2::WaitingFd& event, std::size_t size) noexcept {
   if (!here()) return false;
   event.wait_in(writable_);
-  if (refusal() == SendStatus::sent && size <= max_message_ &&
+  if (refusal() == SendStatus::sent && size <= max_in_place_ &&
       !ring_.may_claim(static_cast<std::uint32_t>(size)))
     return true;
   event.leave(writable_);
@@ -490,6 +557,7 @@ SenderStats Outlet::stats() const {
   stats.capacity = memory_.capacity;
   stats.window = window_;
   stats.max_message = max_message_;
+  stats.max_in_place = max_in_place_;
   if (publisher_) {
     if (here()) publisher_->progress();  // credit that came without a wake-up
     stats.work = publisher_->stats();

@@ -22,6 +22,7 @@
 
 #include "penstock/channel/byte_ring.hpp"
 #include "penstock/channel/options.hpp"
+#include "penstock/channel/pieces.hpp"
 #include "penstock/channel/publisher.hpp"
 #include "penstock/channel/sender.hpp"
 #include "penstock/channel/waiting_fd.hpp"
@@ -48,6 +49,9 @@ struct Records {
 
   [[nodiscard]] std::size_t size(std::size_t i) const noexcept {
     return scattered == nullptr ? each : scattered[i].size();
+  }
+  [[nodiscard]] std::span<const std::byte> at(std::size_t i) const noexcept {
+    return scattered == nullptr ? std::span(packed + i * each, each) : scattered[i];
   }
 };
 
@@ -77,6 +81,12 @@ class Outlet final : public ConnectionObserver,
   [[nodiscard]] Batch<SendStatus> send_many(const Records& records, Duration timeout,
                                             Tally& tally) noexcept;
   void abandon(const Claim& claim) noexcept;
+  /// Sends what is left of a message that is longer than max_in_place(): waits for room until
+  /// `timeout` is over. Where that was not enough (full, timed_out) it may be called again with the
+  /// same two, or the pieces go, and the message was not sent.
+  [[nodiscard]] SendStatus send_pieces(std::span<const std::byte> message, Pieces& pieces,
+                                       Duration timeout, Tally& tally) noexcept;
+  void end_turn() noexcept;
 
   [[nodiscard]] FlushStatus flush(Duration timeout) noexcept {
     return flush_to(flush_target(), timeout);
@@ -97,6 +107,7 @@ class Outlet final : public ConnectionObserver,
 
   [[nodiscard]] bool here() const noexcept { return birth_.here(); }
   [[nodiscard]] std::size_t max_message() const noexcept { return max_message_; }
+  [[nodiscard]] std::size_t max_in_place() const noexcept { return max_in_place_; }
   [[nodiscard]] PeerState state() const noexcept;
   [[nodiscard]] std::size_t clones() const noexcept;
   /// Nothing is accepted any more.
@@ -123,6 +134,7 @@ class Outlet final : public ConnectionObserver,
   [[nodiscard]] SendStatus claim_by(Duration timeout, Tally& tally, Attempt&& attempt) noexcept;
   void publish(const Claim& claim, std::uint8_t flags, bool answer) noexcept;
   void tell_receiver(Cursor begin, Cursor end, bool answer) noexcept;
+  [[nodiscard]] static bool take_answer(Tally& tally) noexcept;
   void count(Tally& tally, std::uint64_t messages, std::uint64_t bytes) noexcept;
   void wake_receiver() noexcept;
   /// Wakes a local receiver whose window may be what a sender waits for.
@@ -149,6 +161,7 @@ class Outlet final : public ConnectionObserver,
   const ConnectOptions options_;
   const RingMemory memory_;
   RingControl& control_;
+  const std::size_t max_in_place_;
   const std::size_t max_message_;
   const std::uint64_t window_;
   const std::string peer_;
@@ -164,6 +177,8 @@ class Outlet final : public ConnectionObserver,
   std::atomic<Cursor> final_consumed_{0};  // what the receiver's good-bye said
   RingProducer ring_;
   const BarrierScope sleep_barrier_;
+
+  std::atomic<bool> turn_taken_{false};  // SYNC turn: one message's pieces, then the next one's
 
   const bool receiver_tells_;
   std::atomic<bool> listening_{false};  // SYNC listening: the engine to the bell

@@ -25,7 +25,8 @@ const char* to_string(RecvStatus status) noexcept {
 }
 
 void Message::give_back() noexcept {
-  std::exchange(inlet_, nullptr)->release(view_);
+  if (inlet_ != nullptr) std::exchange(inlet_, nullptr)->release(view_);
+  aside_.reset();
   data_ = nullptr;
   size_ = 0;
 }

@@ -34,12 +34,19 @@ struct Loss {
   std::string reason;  ///< for a person
 };
 
+/// What few messages have.
+struct Aside {
+  Loss loss;                           ///< for peer_lost
+  std::unique_ptr<std::byte[]> bytes;  ///< those of a message that came in pieces
+};
+
 /// Messages of one sender that may be held unreleased at a time.
 inline constexpr std::size_t kMaxViews = 256;
 
 /// A received message, read in place from the ring, or why there is none. Destroying or releasing
 /// it gives the ring space back to the sender; messages may be released in any order and may
-/// outlive the Receiver. Not thread-safe, but may be moved to another thread.
+/// outlive the Receiver. One that came in pieces lies in memory of its own, and its ring space was
+/// given back before. Not thread-safe, but may be moved to another thread.
 class Message {
  public:
   Message() = default;
@@ -50,7 +57,7 @@ class Message {
         source_(other.source_),
         view_(other.view_),
         status_(std::exchange(other.status_, RecvStatus::empty)),
-        loss_(std::move(other.loss_)) {}
+        aside_(std::move(other.aside_)) {}
   Message& operator=(Message&& other) noexcept {
     if (this != &other) {
       release();
@@ -60,13 +67,15 @@ class Message {
       source_ = other.source_;
       view_ = other.view_;
       status_ = std::exchange(other.status_, RecvStatus::empty);
-      loss_ = std::move(other.loss_);
+      aside_ = std::move(other.aside_);
     }
     return *this;
   }
   Message(const Message&) = delete;
   Message& operator=(const Message&) = delete;
-  ~Message() { release(); }
+  ~Message() {
+    if (inlet_ != nullptr) give_back();
+  }
 
   [[nodiscard]] RecvStatus status() const noexcept { return status_; }
   explicit operator bool() const noexcept { return status_ == RecvStatus::received; }
@@ -79,10 +88,12 @@ class Message {
   /// The sender it came from (also set for peer_lost).
   [[nodiscard]] SourceId source() const noexcept { return source_; }
   /// For peer_lost.
-  [[nodiscard]] const Loss* loss() const noexcept { return loss_.get(); }
+  [[nodiscard]] const Loss* loss() const noexcept {
+    return status_ == RecvStatus::peer_lost && aside_ ? &aside_->loss : nullptr;
+  }
   /// data() is empty afterwards.
   void release() noexcept {
-    if (inlet_ != nullptr) give_back();
+    if (data_ != nullptr) give_back();
   }
 
  private:
@@ -98,7 +109,7 @@ class Message {
   SourceId source_ = 0;
   std::uint64_t view_ = 0;
   RecvStatus status_ = RecvStatus::empty;
-  std::unique_ptr<Loss> loss_;
+  std::unique_ptr<Aside> aside_;
 };
 
 /// Messages of one sender that were received together, read in place, or why there are none.

@@ -110,9 +110,18 @@ template <class T>
 struct RemoteSendStep {
   using Result = SendStatus;
   const T& value;
-  [[nodiscard]] bool operator()(Sender<T, remote>& sender, Result& out) const {
+  std::vector<std::byte> encoded{};            ///< where it is too long to go in one piece
+  std::optional<v1::SendStep> in_pieces = {};  ///< that
+  [[nodiscard]] bool operator()(Sender<T, remote>& sender, Result& out) {
+    if (in_pieces) return (*in_pieces)(sender.bytes_, out);
     if (ThreadShare::used_up()) return false;
     out = sender.try_send(value);
+    if (out == SendStatus::too_large && Codec<T>::size(value) <= sender.max_message()) {
+      out = sender.encode(value, encoded);
+      if (out != SendStatus::sent) return true;
+      in_pieces.emplace(v1::SendStep{encoded});
+      return (*in_pieces)(sender.bytes_, out);
+    }
     ThreadShare::use();
     return out != SendStatus::full;
   }
@@ -149,7 +158,8 @@ class Sender<T, remote> {
 
   explicit operator bool() const noexcept { return static_cast<bool>(bytes_); }
 
-  /// Waits for room. A negative timeout is as zero.
+  /// Waits for room. A negative timeout is as zero. A value whose bytes do not go in one piece is
+  /// sent in pieces, with the calls that may wait (v1::Sender::send()).
   SendStatus send(const T& value) { return send_within(value, kForever); }
   /// `full`, rather than waiting.
   SendStatus try_send(const T& value) { return send_within(value, Duration::zero()); }
@@ -225,6 +235,7 @@ class Sender<T, remote> {
 
  private:
   friend class WeakSender<T, remote>;
+  friend struct RemoteSendStep<T>;
   friend struct RemoteReserveStep<T>;
   template <class U>
   friend Sender<U, remote> connect(std::string_view, const ConnectOptions&);
@@ -233,10 +244,22 @@ class Sender<T, remote> {
   [[nodiscard]] SendStatus send_within(const T& value, Duration timeout) {
     const std::size_t size = Codec<T>::size(value);
     auto room = bytes_.reserve_for(size, timeout);
+    if (room.status() == SendStatus::too_large && size <= bytes_.max_message() &&
+        timeout > timeout.zero()) {
+      std::vector<std::byte> encoded;
+      const auto made = encode(value, encoded);
+      return made == SendStatus::sent ? bytes_.send_for(encoded, timeout) : made;
+    }
     if (!room) return room.status();
     if (Codec<T>::encode(value, room.data()) != size) return SendStatus::not_encoded;
     room.commit();
     return SendStatus::sent;
+  }
+  /// Elsewhere than in the ring, for a value that goes in pieces.
+  [[nodiscard]] static SendStatus encode(const T& value, std::vector<std::byte>& bytes) {
+    bytes.resize(Codec<T>::size(value));
+    return Codec<T>::encode(value, bytes) == bytes.size() ? SendStatus::sent
+                                                          : SendStatus::not_encoded;
   }
   template <class Range>
   [[nodiscard]] Batch<SendStatus> send_range(const Range& range, Duration timeout) {

@@ -106,6 +106,10 @@ SendStatus Sender::try_send(std::span<const std::byte> message) noexcept {
 
 SendStatus Sender::send_for(std::span<const std::byte> message, Duration timeout) noexcept {
   if (!outlet_) return SendStatus::closed;
+  if (message.size() > outlet_->max_in_place() && timeout > timeout.zero()) {
+    Pieces pieces;
+    return outlet_->send_pieces(message, pieces, timeout, *tally_);
+  }
   Claim claim;
   if (const auto status = outlet_->claim(message.size(), timeout, *tally_, claim);
       status != SendStatus::sent)
@@ -168,9 +172,12 @@ Reservation Sender::reserve_for(std::size_t size, Duration timeout) noexcept {
   return reserve_until(size, timeout);
 }
 
-bool SendStep::operator()(Sender& sender, SendStatus& out) const noexcept {
+bool SendStep::operator()(Sender& sender, SendStatus& out) noexcept {
   if (v2::ThreadShare::used_up()) return false;
-  out = sender.try_send(message);
+  auto& outlet = *sender.outlet_;
+  out = message.size() > outlet.max_in_place()
+            ? outlet.send_pieces(message, pieces, Duration::zero(), *sender.tally_)
+            : sender.try_send(message);
   v2::ThreadShare::use();
   return out != SendStatus::full;
 }
@@ -253,6 +260,8 @@ std::size_t Sender::sender_count() const noexcept { return outlet_ ? outlet_->cl
 bool Sender::is_closed() const noexcept { return !outlet_ || outlet_->closed(); }
 
 std::size_t Sender::max_message() const noexcept { return outlet_ ? outlet_->max_message() : 0; }
+
+std::size_t Sender::max_in_place() const noexcept { return outlet_ ? outlet_->max_in_place() : 0; }
 
 PeerState Sender::state() const noexcept { return outlet_ ? outlet_->state() : PeerState::closed; }
 

@@ -12,6 +12,7 @@
 
 #include "penstock/channel/await.hpp"
 #include "penstock/channel/options.hpp"
+#include "penstock/channel/pieces.hpp"
 #include "penstock/channel/stats.hpp"
 #include "penstock/channel/status.hpp"
 #include "penstock/transport/line.hpp"
@@ -78,7 +79,8 @@ class Reservation {
 struct SendStep {
   using Result = SendStatus;
   std::span<const std::byte> message;
-  [[nodiscard]] bool operator()(Sender& sender, SendStatus& out) const noexcept;
+  Pieces pieces{};  ///< where it is too long to go in one
+  [[nodiscard]] bool operator()(Sender& sender, SendStatus& out) noexcept;
   [[nodiscard]] static v2::WaitList& list(Sender& sender);
   [[nodiscard]] static bool more(const Sender& /*sender*/) noexcept { return false; }
   static void cancelled(SendStatus& out) noexcept { out = SendStatus::cancelled; }
@@ -128,6 +130,8 @@ class alignas(kLine) Sender {
   explicit operator bool() const noexcept { return outlet_ != nullptr; }
 
   /// Waits until there is room. Each copies `message` (0 to max_message() bytes) into the channel.
+  /// One longer than max_in_place() goes in pieces, with the calls that may wait; without waiting
+  /// it is too_large. Where that fails, or times out, midway, it was not sent.
   SendStatus send(std::span<const std::byte> message) noexcept;
   SendStatus try_send(std::span<const std::byte> message) noexcept;
   SendStatus send_for(std::span<const std::byte> message, Duration timeout) noexcept;
@@ -143,7 +147,7 @@ class alignas(kLine) Sender {
   Batch<SendStatus> send_many(std::span<const std::byte> packed, std::size_t each) noexcept;
   Batch<SendStatus> try_send_many(std::span<const std::byte> packed, std::size_t each) noexcept;
 
-  /// Room for `size` bytes in place: reserve waits, try_reserve does not.
+  /// Room for `size` bytes, at most max_in_place(): reserve waits, try_reserve does not.
   [[nodiscard]] Reservation reserve(std::size_t size) noexcept;
   [[nodiscard]] Reservation try_reserve(std::size_t size) noexcept;
   [[nodiscard]] Reservation reserve_for(std::size_t size, Duration timeout) noexcept;
@@ -204,7 +208,10 @@ class alignas(kLine) Sender {
   /// Nothing is accepted any more: one of the two sides has closed, or the receiver is lost.
   [[nodiscard]] bool is_closed() const noexcept;
 
+  /// Bytes; what the receiver takes (BindOptions::max_message), at least max_in_place().
   [[nodiscard]] std::size_t max_message() const noexcept;
+  /// Bytes of a message that goes in one piece.
+  [[nodiscard]] std::size_t max_in_place() const noexcept;
   [[nodiscard]] PeerState state() const noexcept;
   /// May be called at any time; takes locks, allocates.
   [[nodiscard]] SenderStats stats() const;
@@ -212,6 +219,7 @@ class alignas(kLine) Sender {
  private:
   friend class WeakSender;
   friend Sender connect(std::string_view, const ConnectOptions&, const MessageType&);
+  friend struct SendStep;
   friend struct FlushStep;
   Sender(std::shared_ptr<Outlet> outlet, Tally* tally) noexcept;
   Batch<SendStatus> send_all(const Records& records, Duration timeout) noexcept;

@@ -56,11 +56,11 @@ std::uint64_t scaled(const Uri& uri, const std::string& key, std::uint64_t value
 
 std::uint64_t bytes(const Uri& uri, const std::string& key, std::string_view text) {
   const auto [value, unit] = number(uri, key, text);
-  constexpr std::array<std::pair<std::string_view, std::uint64_t>, 4> kUnits{
-      {{"", 1}, {"B", 1}, {"KiB", 1024}, {"MiB", 1024 * 1024}}};
+  constexpr std::array<std::pair<std::string_view, std::uint64_t>, 5> kUnits{
+      {{"", 1}, {"B", 1}, {"KiB", 1024}, {"MiB", 1024 * 1024}, {"GiB", 1024 * 1024 * 1024}}};
   for (const auto& [name, factor] : kUnits)
-    if (name == unit) return scaled(uri, key, value, factor, kMaxCapacity);
-  refuse(uri, "option " + key + "=" + std::string(text) + ": sizes end in B, KiB or MiB");
+    if (name == unit) return scaled(uri, key, value, factor, kMaxMessage);
+  refuse(uri, "option " + key + "=" + std::string(text) + ": sizes end in B, KiB, MiB or GiB");
 }
 
 Duration duration(const Uri& uri, const std::string& key, std::string_view text) {
@@ -130,6 +130,7 @@ BindOptions bind_settings(const Uri& uri, const Transport& transport, BindOption
       uri, transport,
       {{"capacity", size(options.capacity)},
        {"window", size(options.window)},
+       {"max_message", size(options.max_message)},
        {"target_delay", time(options.target_delay)},
        {"min_window", size(options.min_window)},
        {"spin", time(options.spin)},
@@ -148,6 +149,8 @@ BindOptions bind_settings(const Uri& uri, const Transport& transport, BindOption
     refuse(uri, "window " + std::to_string(options.window) + " is not from 1KiB to the capacity");
   if (options.window != 0 && options.capacity == 0)
     options.capacity = std::max(std::bit_ceil(options.window), kMinCapacity);
+  if (options.max_message > kMaxMessage)
+    refuse(uri, "max_message " + std::to_string(options.max_message) + " is more than 1GiB");
   if (options.target_delay < Duration::zero() || options.target_delay > kMaxTargetDelay)
     refuse(uri, "target_delay is not from 0 to an hour: 0 keeps the window as it is");
   const auto most = options.window != 0 ? options.window : options.capacity;  // 0: not known yet
@@ -169,12 +172,13 @@ ConnectOptions connect_settings(const Uri& uri, const Transport& transport,
   const auto time = [&](Duration& out) {
     return [&](const std::string& key, std::string_view text) { out = duration(uri, key, text); };
   };
-  apply(uri, transport,
-        {{"deadline", time(options.deadline)},
-         {"linger", time(options.linger)},
-         {"spin", time(options.spin)},
-         {"liveness", time(options.liveness)}},
-        {"capacity", "window", "target_delay", "min_window", "publish", "persistent"});
+  apply(
+      uri, transport,
+      {{"deadline", time(options.deadline)},
+       {"linger", time(options.linger)},
+       {"spin", time(options.spin)},
+       {"liveness", time(options.liveness)}},
+      {"capacity", "window", "max_message", "target_delay", "min_window", "publish", "persistent"});
   if (options.liveness < kMinLiveness) refuse(uri, "liveness is shorter than 10ms");
   return options;
 }

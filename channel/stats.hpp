@@ -74,7 +74,8 @@ struct SenderStats {
   std::string error;  ///< why the peer was lost; empty otherwise
   std::uint64_t capacity = 0;
   std::uint64_t window = 0;
-  std::uint64_t max_message = 0;  ///< bytes
+  std::uint64_t max_message = 0;   ///< bytes
+  std::uint64_t max_in_place = 0;  ///< bytes of a message that goes in one piece
   Progress progress;
   std::uint64_t bytes = 0;   ///< payload accepted
   std::uint64_t stalls = 0;  ///< times a send found no credit

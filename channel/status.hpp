@@ -14,7 +14,7 @@ enum class [[nodiscard]] SendStatus : std::uint8_t{
     timed_out,    ///< send_for: no room in time
     closed,       ///< the receiver is gone, or this sender was closed
     peer_lost,    ///< the receiver died or the path to it failed; see stats()
-    too_large,    ///< longer than stats().max_message
+    too_large,    ///< longer than max_message(), or, in place or without waiting, max_in_place()
     forked,       ///< this handle belongs to the parent process
     cancelled,    ///< an awaited send: a stop was requested
     not_encoded,  ///< a typed channel: the codec wrote another number of bytes than it had said

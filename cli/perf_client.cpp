@@ -61,11 +61,13 @@ class Client {
   }
 
   void check_size(std::size_t size) const {
-    if (size <= first().max_message()) return;
-    throw CommandError(
-        fmt::format("a message of {} bytes does not fit, the largest here has {}: leave {} out of "
-                    "--sizes, or give the listener's URI a larger window (?capacity=…&window=…)",
-                    size, first().max_message(), size));
+    const auto largest = options_.in_place ? first().max_in_place() : first().max_message();
+    if (size <= largest) return;
+    throw CommandError(fmt::format(
+        "a message of {} bytes does not fit, the largest here has {}: leave {} out of --sizes, or "
+        "give the listener's URI {}",
+        size, largest, size,
+        options_.in_place ? "a larger window (?capacity=…&window=…)" : "?max_message=…"));
   }
 
   /// From now on so many senders send at once.
@@ -102,8 +104,11 @@ class Client {
 
  private:
   static Receiver bind_reply(const PerfClientOptions& options) {
-    // recv_spinning() spins as the measurement asks for.
-    return bind(reply_uri(Uri::parse(options.uri)).text(), {.spin = Duration::zero()});
+    BindOptions binding;
+    binding.spin = Duration::zero();  // recv_spinning() spins as the measurement asks for
+    // Echoes are as long as what they answer.
+    binding.max_message = std::min<std::uint64_t>(std::ranges::max(options.sizes), kMaxMessage);
+    return penstock::bind(reply_uri(Uri::parse(options.uri)).text(), binding);
   }
 
   Sender connect_once() {

@@ -163,6 +163,7 @@ class Inproc final : public Transport {
     OutletParts outlet;
     outlet.ring = ring;
     outlet.window = geometry.window;
+    outlet.max_message = settings.max_message;
     outlet.peer = outlet.path = "inproc";
     outlet.bell = std::make_shared<Bell>();
     Fd wake(::fcntl(sink->wake_fd(), F_DUPFD_CLOEXEC, 0));
@@ -170,6 +171,7 @@ class Inproc final : public Transport {
     InletParts inlet;
     inlet.ring = std::move(ring);
     inlet.window = geometry.window;
+    inlet.max_message = settings.max_message;
     inlet.flow = settings.flow;
     inlet.peer = inlet.path = "inproc";
     inlet.bell = outlet.bell;

@@ -71,6 +71,7 @@ class ShmAdmission final : public Admission {
     auto mapping = std::make_shared<Mapping>(memory_.get(), length);
     auto* control = new (mapping->base) RingControl{};
     parts_.window = welcome.window = geometry.window;
+    parts_.max_message = welcome.max_message = settings_.max_message;
     parts_.flow = settings_.flow;
     welcome.capacity = geometry.capacity;
     welcome.key = SessionKey::random();

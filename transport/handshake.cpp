@@ -42,6 +42,7 @@ enum Tag : std::uint16_t {
   kText = 21,
   kCursor = 22,
   kTypeName = 23,
+  kMaxMessageField = 24,
 };
 
 [[noreturn]] void malformed(const std::string& what) {
@@ -144,6 +145,7 @@ std::vector<std::byte> encode(const Welcome& welcome) {
   w.text(kPath, welcome.path);
   w.value(kCapacity, welcome.capacity);
   w.value(kWindow, welcome.window);
+  w.value(kMaxMessageField, welcome.max_message);
   w.value(kPageSize, welcome.page_size);
   w.value(kKey, welcome.key.word);
   w.value(kLiveness, welcome.liveness_ns);
@@ -219,6 +221,7 @@ Welcome decode_welcome(std::span<const std::byte> body) {
       case kPath: field.into(welcome.path); return true;
       case kCapacity: field.into(welcome.capacity); return true;
       case kWindow: field.into(welcome.window); return true;
+      case kMaxMessageField: field.into(welcome.max_message); return true;
       case kPageSize: field.into(welcome.page_size); return true;
       case kKey: field.into(welcome.key.word); return true;
       case kLiveness: field.into(welcome.liveness_ns); return true;

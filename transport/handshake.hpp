@@ -82,6 +82,7 @@ struct Welcome {
   std::string path;  ///< the scheme chosen
   std::uint64_t capacity = 0;
   std::uint64_t window = 0;
+  std::uint64_t max_message = 0;  ///< the longest that may come in pieces; 0: none may
   std::uint64_t page_size = 0;
   SessionKey key;
   std::uint64_t liveness_ns = 0;

@@ -32,11 +32,15 @@ enum RecordFlag : std::uint8_t {
   kPadding = 1U << 0U,     ///< fills the end of the ring; never handed out
   kTombstone = 1U << 1U,   ///< a reservation that was dropped; never handed out
   kFin = 1U << 2U,         ///< the sender closed: nothing follows
-  kFragment = 1U << 3U,    ///< reserved: part of a larger message
+  kFragment = 1U << 3U,    ///< a piece of a message, but not the last
   kLanding = 1U << 4U,     ///< reserved: notice of a payload that landed elsewhere
   kSelfProved = 1U << 5U,  ///< `mark` is a keyed hash over cursor, word and payload
+  kFirst = 1U << 6U,       ///< before the pieces of a message: its length, 8 bytes
+  kLast = 1U << 7U,        ///< the last piece
 };
-inline constexpr std::uint8_t kKnownFlags = kPadding | kTombstone | kFin | kSelfProved;
+/// A record of a message in pieces has one of these.
+inline constexpr std::uint8_t kInPieces = kFirst | kFragment | kLast;
+inline constexpr std::uint8_t kKnownFlags = kPadding | kTombstone | kFin | kSelfProved | kInPieces;
 
 /// In front of every payload, 16 bytes. `word` holds the payload's length in bytes (bits 0-31) and
 /// the flags (bits 32-39); bits 40-63 are zero. `mark` is stored last: it commits the record.

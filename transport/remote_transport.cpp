@@ -116,6 +116,7 @@ class RemoteAdmission final : public Admission {
                std::vector<int>& /*descriptors*/) override {
     const auto geometry = agree(settings_, kRemoteCapacity, hello.max_capacity);
     parts_.window = welcome.window = geometry.window;
+    parts_.max_message = welcome.max_message = settings_.max_message;
     parts_.flow = settings_.flow;
     parts_.ring.capacity = welcome.capacity = geometry.capacity;
     parts_.ring.key = welcome.key = SessionKey::random();

@@ -851,6 +851,7 @@ OutletParts approach_at(const Endpoint& endpoint, const Uri& uri, const OutletSe
     (void)stream.expect(FrameType::go);
     auto parts = approach.complete();
     parts.window = welcome.window;
+    parts.max_message = welcome.max_message;
     parts.peer = ends.peer;
     parts.room_frames = (welcome.features & kRoomFrames) != 0;
     parts.connection = std::make_shared<Connection>(

@@ -92,6 +92,7 @@ struct OutletParts {
   std::shared_ptr<Bell> bell;              ///< within one process: rung for kSenderRests
   bool room_frames = false;                ///< the receiver says `room` for kSenderRests
   std::uint64_t window = 0;                ///< bytes granted at the start
+  std::uint64_t max_message = 0;           ///< bytes that may go in pieces; 0: none
   std::string peer;
   std::string path;
 };
@@ -118,6 +119,7 @@ struct InletParts {
   std::shared_ptr<Bell> bell;  ///< within one process: to ring for kSenderRests
   bool room_frames = false;    ///< the sender knows `room`
   std::uint64_t window = 0;
+  std::uint64_t max_message = 0;  ///< bytes that may come in pieces; 0: none
   FlowSettings flow{};
   std::string peer;
   std::string path;
@@ -129,6 +131,7 @@ struct InletSettings {
   std::uint64_t window = 0;    ///< 0: the capacity
   std::chrono::nanoseconds liveness{};
   FlowSettings flow{};
+  std::uint64_t max_message = 0;  ///< bytes that may come in pieces; 0: none
   MessageType type{};
 };
 

@@ -42,6 +42,14 @@ TEST(Settings, a_window_alone_gets_a_ring_that_holds_it) {
   EXPECT_EQ(bound("shm:a?window=5000").capacity, 8192U);
 }
 
+TEST(Settings, longer_messages_are_taken_where_they_are_asked_for) {
+  EXPECT_EQ(bound("shm:a").max_message, 0U);
+  EXPECT_EQ(bound("shm:a?max_message=1GiB").max_message, 1U << 30U);
+  BindOptions options;
+  options.max_message = (std::uint64_t{1} << 30U) + 1;
+  EXPECT_THROW((void)bound("shm:a", options), SetupError);
+}
+
 TEST(Settings, a_living_window_has_a_target_and_a_least) {
   EXPECT_EQ(bound("shm:a").target_delay, Duration::zero());
   const auto read = bound("shm:a?target_delay=2ms&min_window=8KiB&capacity=64KiB");
@@ -60,7 +68,9 @@ TEST(Settings, options_of_the_other_end_are_let_through) {
 TEST(Settings, what_is_wrong_is_refused_with_a_remedy) {
   EXPECT_NE(refusal("shm:a?capcity=1").find("did you mean 'capacity'"), std::string::npos);
   EXPECT_NE(refusal("shm:a?capacity=5000").find("power of two"), std::string::npos);
-  EXPECT_NE(refusal("shm:a?capacity=1GiB").find("KiB or MiB"), std::string::npos);
+  EXPECT_NE(refusal("shm:a?capacity=1GB").find("MiB or GiB"), std::string::npos);
+  EXPECT_NE(refusal("shm:a?capacity=1GiB").find("128MiB"), std::string::npos);
+  EXPECT_NE(refusal("shm:a?max_message=2GiB").find("too large"), std::string::npos);
   EXPECT_NE(refusal("shm:a?capacity=99999999999MiB").find("too large"), std::string::npos);
   EXPECT_NE(refusal("shm:a?capacity=x").find("number"), std::string::npos);
   EXPECT_NE(refusal("shm:a?window=1").find("1KiB"), std::string::npos);

@@ -285,6 +285,42 @@ TEST_P(HostileSenderTest, a_header_that_lies_about_its_length_ends_that_sender) 
   }
 }
 
+TEST_P(HostileSenderTest, pieces_that_make_no_message_end_that_sender) {
+  struct Piece {
+    std::uint8_t flags;
+    std::uint32_t length;
+    std::uint64_t says = 0;  // of the first
+  };
+  constexpr std::uint64_t kMost = 8192;
+  for (const auto& pieces :
+       std::vector<std::vector<Piece>>{{{kFragment, 16}},
+                                       {{kLast, 16}},
+                                       {{kFirst, 8, 0}},
+                                       {{kFirst, 8, kMost + 1}},
+                                       {{kFirst, 8, ~std::uint64_t{0}}},
+                                       {{kFirst, 7, 100}},
+                                       {{kFirst, 8, 100}, {kFragment, 0}},
+                                       {{kFirst, 8, 100}, {kFragment, 100}},
+                                       {{kFirst, 8, 100}, {kFragment, 64}, {kFragment, 64}},
+                                       {{kFirst, 8, 100}, {kFragment, 64}, {kLast, 35}},
+                                       {{kFirst, 8, 100}, {kLast, 101}},
+                                       {{kFirst, 8, 100}, {kFirst | kLast, 8, 100}}}) {
+    Watch one(GetParam().scheme, GetParam().query + ("&max_message=" + std::to_string(kMost)));
+    one.run([&](HostileSender& hostile) {
+      Cursor at = 0;
+      for (const auto& piece : pieces) {
+        ASSERT_TRUE(hostile.write(at + sizeof(RecordHeader), bytes_of(piece.says)));
+        ASSERT_TRUE(hostile.write_header(at, header_word(piece.length, piece.flags)));
+        at += record_size(piece.length);
+      }
+      (void)hostile.announce(at);
+      one.wait_for_loss();
+    });
+    EXPECT_EQ(one.forged_, 0U);
+    EXPECT_NE(one.reasons_.find("breaks the protocol"), std::string::npos) << one.reasons_;
+  }
+}
+
 TEST_P(HostileSenderTest, a_tail_ahead_of_the_records_brings_nothing) {
   Watch watch(GetParam().scheme, GetParam().query);
   watch.run([](HostileSender& hostile) {

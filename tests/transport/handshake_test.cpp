@@ -39,12 +39,14 @@ TEST(Handshake, a_hello_survives_the_wire) {
 
 TEST(Handshake, a_welcome_and_a_reject_survive_the_wire) {
   Welcome welcome;
+  welcome.max_message = 1 << 30;
   welcome.path = "rdma";
   welcome.capacity = 4096;
   welcome.key.word = {1, 2, 3, 4};
   welcome.link = {std::byte{9}};
   const auto back = decode_welcome(body_of(encode(welcome)));
   EXPECT_EQ(back.path, "rdma");
+  EXPECT_EQ(back.max_message, welcome.max_message);
   EXPECT_EQ(back.key.word, welcome.key.word);
   EXPECT_EQ(back.link, welcome.link);
   const auto reject = decode_reject(body_of(encode(Reject{Errc::no_such_channel, "no\nsuch"})));
