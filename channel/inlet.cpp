@@ -267,9 +267,8 @@ Look Inlet::take(Message& out) noexcept {
       report(true);
       return Look::closed;
     }
-    const bool in_pieces = (record.flags & kInPieces) != 0;
-    if (in_pieces || (record.flags & (kPadding | kTombstone)) != 0) {
-      const auto got = in_pieces ? assemble(record, out) : Look::nothing;
+    if ((record.flags & (kPadding | kTombstone | kInPieces)) != 0) {
+      const auto got = (record.flags & kInPieces) != 0 ? assemble(record, out) : Look::nothing;
       if (got == Look::lost) return got;
       skip_to(record.end);
       report(false);

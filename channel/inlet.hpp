@@ -159,7 +159,7 @@ class Inlet final : public ConnectionObserver,
   [[nodiscard]] Look take(Message& out) noexcept;
   void take_more(const Message& first, Messages& run, std::size_t most) noexcept;
   /// A record of a message in pieces. nothing: it is not whole yet.
-  [[nodiscard]] Look assemble(const Record& record, Message& out) noexcept;
+  [[nodiscard, gnu::noinline]] Look assemble(const Record& record, Message& out) noexcept;
   void skip_to(Cursor end) noexcept;
   void advance_head() noexcept;
   void count(std::uint64_t messages, std::uint64_t bytes) noexcept;

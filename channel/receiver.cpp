@@ -25,8 +25,11 @@ const char* to_string(RecvStatus status) noexcept {
 }
 
 void Message::give_back() noexcept {
-  if (inlet_ != nullptr) std::exchange(inlet_, nullptr)->release(view_);
-  aside_.reset();
+  if (inlet_ != nullptr) {
+    std::exchange(inlet_, nullptr)->release(view_);
+  } else {
+    aside_.reset();
+  }
   data_ = nullptr;
   size_ = 0;
 }

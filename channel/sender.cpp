@@ -106,17 +106,19 @@ SendStatus Sender::try_send(std::span<const std::byte> message) noexcept {
 
 SendStatus Sender::send_for(std::span<const std::byte> message, Duration timeout) noexcept {
   if (!outlet_) return SendStatus::closed;
-  if (message.size() > outlet_->max_in_place() && timeout > timeout.zero()) {
-    Pieces pieces;
-    return outlet_->send_pieces(message, pieces, timeout, *tally_);
-  }
   Claim claim;
   if (const auto status = outlet_->claim(message.size(), timeout, *tally_, claim);
       status != SendStatus::sent)
-    return status;
+    return status == SendStatus::too_large ? send_in_pieces(message, timeout) : status;
   if (!message.empty()) std::memcpy(claim.payload, message.data(), message.size());
   outlet_->commit(claim, *tally_);
   return SendStatus::sent;
+}
+
+SendStatus Sender::send_in_pieces(std::span<const std::byte> message, Duration timeout) noexcept {
+  if (timeout <= timeout.zero()) return SendStatus::too_large;
+  Pieces pieces;
+  return outlet_->send_pieces(message, pieces, timeout, *tally_);
 }
 
 namespace {

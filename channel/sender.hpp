@@ -222,6 +222,8 @@ class alignas(kLine) Sender {
   friend struct SendStep;
   friend struct FlushStep;
   Sender(std::shared_ptr<Outlet> outlet, Tally* tally) noexcept;
+  [[gnu::noinline]] SendStatus send_in_pieces(std::span<const std::byte> message,
+                                              Duration timeout) noexcept;
   Batch<SendStatus> send_all(const Records& records, Duration timeout) noexcept;
   [[nodiscard]] Reservation reserve_until(std::size_t size, Duration timeout) noexcept;
   void release() noexcept;
