@@ -3,6 +3,7 @@
 #include <sys/epoll.h>
 
 #include <algorithm>
+#include <exception>
 #include <thread>
 #include <utility>
 
@@ -19,6 +20,7 @@ constexpr std::uint64_t kMaxHot = 2048;
 constexpr int kLooksBeforeYield = 100;
 /// Publishing::turns.
 constexpr std::uint64_t kMessagesPerTurn = 16;
+constexpr std::uint8_t kTicksToAnswer = 2;
 /// Credit lines on their way, before their completions are looked for.
 constexpr std::uint64_t kManyCredits = 32;
 /// A line of a few bytes lands at once, but its machine may be paused in between.
@@ -255,7 +257,10 @@ Look Inlet::take(Message& out) noexcept {
       case Inspection::absent:
         if (left) lose("it gave up: its linger time ran out before all it had to send found room");
         if (gone) return Look::lost;
-        if (flow_) found_nothing();
+        if (flow_)
+          found_nothing();
+        else if (blocked_)
+          report(false);
         // Behind where the sender was told to wake, or at a tail line that is landing and may hide
         // what the wake-up was for.
         return link_ && (next_ != begin || torn_) ? Look::unsettled : Look::nothing;
@@ -447,13 +452,45 @@ void Inlet::report_linked(bool always) noexcept {
 }
 
 /// A question is kept until there is something new to answer; where the window shrinks, that is
-/// more than consumption.
+/// more than consumption. A receiver that has more to read answers when it would have told unasked,
+/// if that is soon.
 bool Inlet::answer_due(bool always) noexcept {
-  if (head_ <= known_ ||
-      (!always && head_ != next_ && head_ - known_ < granted_window_ / kBatchPart))
-    return false;
-  return !flow_ || known_ < answered_ || head_ + granted_window_ > answered_limit_ ||
+  if (head_ <= known_) return false;
+  if (!flow_) return always || head_ - known_ >= window_ / kLazyPart || dry() || !put_off_answer();
+  if (!always && head_ != next_ && head_ - known_ < granted_window_ / kBatchPart) return false;
+  return known_ < answered_ || head_ + granted_window_ > answered_limit_ ||
          limit_ > answered_limit_ || dry();
+}
+
+/// The engine answers in a millisecond or two, unless somebody has by then. False where it cannot.
+bool Inlet::put_off_answer() noexcept {
+  // relaxed: raised with the token held only
+  if (ticks_to_answer_.load(std::memory_order_relaxed) != 0) return true;
+  auto& engine = Engine::get();
+  if (!attended_) {
+    try {
+      engine.attend(shared_from_this());
+    } catch (const std::exception&) {
+      return false;
+    }
+    attended_ = true;
+  }
+  ticks_to_answer_.store(kTicksToAnswer, std::memory_order_seq_cst);  // SYNC attention
+  engine.attention(Attention::later);
+  return true;
+}
+
+Attention Inlet::on_attention() noexcept {
+  // SYNC attention. The first tick comes at once.
+  const auto ticks = ticks_to_answer_.load(std::memory_order_seq_cst);
+  if (ticks == 0) return Attention::none;
+  // relaxed: raised from 0 only
+  ticks_to_answer_.store(static_cast<std::uint8_t>(ticks - 1), std::memory_order_relaxed);
+  if (ticks > 1) return Attention::later;
+  with_token([&] {
+    if (!shut_ && blocked_ && head_ > known_) report(true);
+  });
+  return Attention::none;
 }
 
 void Inlet::report_remote(std::optional<std::uint32_t> immediate) noexcept {
@@ -496,6 +533,7 @@ void Inlet::report_remote(std::optional<std::uint32_t> immediate) noexcept {
   if (told_armed_at_ != armed_at_) {
     told_armed_at_ = armed_at_;
     armed_cookie_ = cookie_;
+    ++arming_writes_;
   }
   if (immediate && (head_ > known_ || opened_)) {  // otherwise the question stays
     blocked_ = opened_ = false;
@@ -572,6 +610,7 @@ void Inlet::tend() noexcept {
            .work_requests = counters.work_requests,
            .completions = counters.completions,
            .credit_writes = credit_writes_,
+           .arming_writes = arming_writes_,
            .immediates = counters.immediates,
            .hot_publishes = 0,
            .mode_changes = mode_changes_,

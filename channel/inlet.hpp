@@ -127,6 +127,7 @@ class Inlet final : public ConnectionObserver,
   void on_lost(const std::string& why) noexcept override;
   void on_stalled(bool stalled) noexcept override;
   void on_ready(std::uint32_t events) noexcept override;
+  Attention on_attention() noexcept override;
 
  private:
   struct View {
@@ -181,6 +182,7 @@ class Inlet final : public ConnectionObserver,
   void note_held_back() noexcept;
   [[nodiscard]] bool starving() const noexcept;
   [[nodiscard]] bool answer_due(bool always) noexcept;
+  [[nodiscard, gnu::noinline]] bool put_off_answer() noexcept;
   [[nodiscard]] bool dry() noexcept;
   [[nodiscard]] std::uint64_t known_to_wait(bool waiting) noexcept;
   void tell_sender() noexcept;
@@ -261,8 +263,10 @@ class Inlet final : public ConnectionObserver,
   std::uint64_t armed_cookie_ = 0;   // of the first credit line that said it
   bool landing_due_ = false;         // ... and the engine is to look when it has landed
   bool blocked_ = false;             // the sender waits for credit
+  bool attended_ = false;            // by the engine
   Cursor known_ = 0;                 // consumption that the waiting sender knows of
   std::uint64_t credit_writes_ = 0;
+  std::uint64_t arming_writes_ = 0;
   Cursor answered_ = 0;       // the consumption that the last answer told
   Cursor answered_limit_;     // ... and its limit
   std::uint32_t untold_ = 0;  // mode immediate: taken since the sender was told of it
@@ -274,6 +278,8 @@ class Inlet final : public ConnectionObserver,
   bool opened_ = false;       // remote: an answer with a larger window is due
 
   const std::shared_ptr<InletCounters> counters_ = std::make_shared<InletCounters>();
+  // SYNC attention: raised from 0 with the token held, lowered by the engine
+  std::atomic<std::uint8_t> ticks_to_answer_{0};
   std::atomic<bool> stalled_{false};  // relaxed: a state for people
   std::atomic<bool> gone_{false};     // SYNC gone: reason_ before it; nothing more will be sent
   std::atomic<bool> goodbye_{false};  // relaxed: said good-bye; a state for people

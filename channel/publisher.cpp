@@ -468,6 +468,7 @@ PathStats Publisher::stats() const {
           .work_requests = shown(shown_.work_requests),
           .completions = shown(shown_.completions),
           .credit_writes = 0,
+          .arming_writes = 0,
           .immediates = shown(shown_.immediates),
           .hot_publishes = shown(shown_.hot),
           .mode_changes = shown(shown_.mode_changes),

@@ -21,7 +21,6 @@ namespace {
 
 constexpr int kBatch = 16;                  // completions taken from a queue at a time
 constexpr unsigned kAcknowledgeAfter = 64;  // each acknowledgement takes a lock
-constexpr std::uint32_t kIdlePollsPerLook = 1024;
 constexpr std::uint32_t kReceivesPromised = kReceives / 2;
 
 // Of the reliable connection, in the InfiniBand specification's encodings. An unanswered write is
@@ -491,8 +490,6 @@ std::size_t VerbsLink::poll(std::span<LinkEvent> events) noexcept {
     if (const auto finished = first_unfinished_ == next_unfinished_ ? std::nullopt : poll_sends())
       events[count++] = {.kind = LinkEvent::Kind::completed, .value = *finished};
     if (!failed_) count += poll_receives(events.subspan(count));
-    // Whoever sleeps is woken by the device's events; whoever spins looks for them now and then.
-    if (count == 0 && ++idle_polls_ % kIdlePollsPerLook == 0) device_->take_events();
     look_at_device();
   }
   if (failed_ && count < events.size()) {

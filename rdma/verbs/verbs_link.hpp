@@ -155,7 +155,6 @@ class VerbsLink final : public Link {
   std::uint64_t position_ = 0;  // work requests ever posted: picks the staging slot
   std::array<ibv_recv_wr, kReceives> receive_chain_{};
   std::uint32_t seen_generation_ = 0;
-  std::uint32_t idle_polls_ = 0;
   bool failed_ = false;
   bool failure_reported_ = false;
   std::string failure_;

@@ -3,11 +3,15 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
+#include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <ctime>
-#include <optional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 
@@ -97,6 +101,59 @@ TEST(DeviceLoss, is_told_to_both_sides_and_the_others_go_on_at_no_cost) {
   const double before = cpu_seconds();
   std::this_thread::sleep_for(1s);
   EXPECT_LT(cpu_seconds() - before, 0.5);  // what spins burns one second a second
+}
+
+TEST(DeviceLoss, under_traffic_loses_nothing_that_was_delivered) {
+  OwnDevice device;
+  ASSERT_TRUE(device.made()) << "needs root, rdma_rxe, dummy, ip and rdma";
+  auto receiver = bind_when_ready(std::string("rdma://") + OwnDevice::kAddress +
+                                  ":0/traffic?device=rxegone&capacity=64KiB");
+  receiver.bind("inproc:device-loss-traffic");
+  std::atomic<bool> over{false};
+  std::uint64_t accepted = 0;
+  std::jthread remote([&, uri = receiver.uris().at(0) + "?device=rxegone"] {
+    auto sender = connect(uri);
+    const auto send = [&] { return sender.send(std::as_bytes(std::span(&accepted, 1))); };
+    auto status = send();
+    for (; status == SendStatus::sent; status = send()) ++accepted;
+    EXPECT_EQ(status, SendStatus::peer_lost) << to_string(status);
+  });
+  std::uint64_t sent = 0;
+  std::jthread local([&] {
+    auto sender = connect("inproc:device-loss-traffic");
+    for (; !over; ++sent) ASSERT_EQ(sender.send(bytes("still here")), SendStatus::sent);
+  });
+
+  constexpr std::uint64_t kBeforeTheEnd = 2000;
+  std::uint64_t next = 0;
+  std::uint64_t from_local = 0;
+  for (;;) {
+    const auto message = receiver.recv_for(30s);
+    if (message.status() == RecvStatus::closed) break;
+    if (message.status() == RecvStatus::peer_lost) {
+      EXPECT_EQ(message.loss()->progress.consumed, next);
+      EXPECT_FALSE(over.exchange(true)) << "told once";
+      continue;
+    }
+    ASSERT_TRUE(message) << to_string(message.status());
+    if (message.text() == "still here") {
+      ++from_local;
+      continue;
+    }
+    std::uint64_t number = 0;
+    ASSERT_EQ(message.data().size(), sizeof number);
+    std::memcpy(&number, message.data().data(), sizeof number);
+    ASSERT_EQ(number, next) << "in order, none twice";
+    if (++next == kBeforeTheEnd) {
+      ASSERT_TRUE(device.remove());
+    }
+  }
+  remote.join();
+  local.join();
+  EXPECT_TRUE(over);
+  EXPECT_EQ(from_local, sent);
+  EXPECT_GE(next, kBeforeTheEnd);
+  EXPECT_LE(next, accepted);
 }
 
 }  // namespace
