@@ -461,6 +461,16 @@ TEST_P(HostileSenderTest, immediates_that_mean_nothing_are_harmless) {
   EXPECT_EQ(watch.forged_, 0U);
 }
 
+TEST_P(HostileSenderTest, wake_ups_that_nobody_asked_for_hold_nobody_up) {
+  if (std::string(GetParam().scheme) != "torn") return;
+  Watch watch(GetParam().scheme, GetParam().query);
+  watch.run([](HostileSender& hostile) {
+    for (int i = 0; i < 2'000; ++i)
+      if (!hostile.say(static_cast<std::uint32_t>(Immediate::wake))) return;
+  });
+  EXPECT_EQ(watch.forged_, 0U);
+}
+
 TEST_P(HostileSenderTest, control_words_of_a_shared_ring_belong_to_their_ring_alone) {
   if (std::string(GetParam().scheme) != "shm") return;
   Watch watch(GetParam().scheme, GetParam().query);
@@ -774,6 +784,26 @@ TEST_P(HostileReceiverTest, a_good_bye_that_lies_is_not_believed) {
   while (sender_.state() != PeerState::closed) std::this_thread::sleep_for(milliseconds(1));
   EXPECT_EQ(sender_.stats().progress.consumed, 0U);
   EXPECT_EQ(sender_.flush(), FlushStatus::closed);
+}
+
+TEST_P(HostileReceiverTest, one_that_never_returns_credit_holds_up_its_own_sender_only) {
+  parts_->ring.control->limit = kCapacity;
+  const std::vector<std::byte> message(1'000);
+  std::uint64_t accepted = 0;
+  while (sender_.try_send(message) == SendStatus::sent) ++accepted;
+  EXPECT_GE(accepted, 1U);
+  EXPECT_LE(accepted, kCapacity / record_size(message.size()));
+  EXPECT_EQ(sender_.send_for(message, milliseconds(5)), SendStatus::timed_out);
+  EXPECT_EQ(sender_.flush(milliseconds(5)), FlushStatus::timed_out);
+  EXPECT_EQ(sender_.state(), PeerState::connected);
+
+  Receiver good = penstock::bind(fresh_uri(GetParam().scheme, GetParam().query));
+  Sender other = penstock::connect(good.uris().at(0) + "?" + GetParam().query);
+  ASSERT_EQ(other.send(message), SendStatus::sent);
+  EXPECT_EQ(good.recv().data().size(), message.size());
+
+  EXPECT_EQ(sender_.close(milliseconds(5)), FlushStatus::timed_out);
+  sender_ = Sender();  // no longer than its linger time
 }
 
 TEST_P(HostileReceiverTest, scribbling_over_a_shared_ring_harms_nobody_else) {
