@@ -29,6 +29,8 @@ class Assembly {
 
   /// The next record with one of the flags kInPieces. Copies the piece; the first allocates.
   [[nodiscard]] Step take(const Record& record) noexcept;
+  /// What has come of a message is dropped.
+  void give_up() noexcept { message_.reset(); }
   /// The message that is whole.
   [[nodiscard]] std::unique_ptr<Aside> hand_out() noexcept { return std::move(message_); }
   /// Bytes of the message that was begun last.

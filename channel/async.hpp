@@ -51,6 +51,8 @@ class ThreadShare {
   ThreadShare& operator=(ThreadShare&&) = delete;
   ~ThreadShare() { left_ = kNoLimit; }
 
+  /// This thread is one that must not be kept.
+  [[nodiscard]] static bool shared() noexcept { return left_ != kNoLimit; }
   [[nodiscard]] static bool used_up() noexcept { return left_ == 0; }
   static void use() noexcept {
     if (left_ > 0) --left_;

@@ -131,9 +131,7 @@ class RingView {
     const auto length = header_length(word);
     const auto flags = header_flags(word);
     const auto size = record_size(length);
-    if (word >> 40U != 0 || (flags & ~kKnownFlags) != 0 || size > room(cursor) ||
-        cursor + size > bound)
-      return false;
+    if (word >> 40U != 0 || size > room(cursor) || cursor + size > bound) return false;
     out = {cursor, cursor + size, at(cursor) + sizeof(RecordHeader), length, flags};
     return true;
   }
@@ -156,7 +154,7 @@ class RingView {
         from += kRecordAlign;
         continue;
       }
-      // Of a message in pieces the last one counts.
+      // Of several records of one message the last one counts.
       if ((record.flags & (kPadding | kTombstone | kFin | kFirst | kFragment)) == 0) ++count;
       from = record.end;
     }

@@ -59,8 +59,12 @@ Inlet::Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink, bool 
       limit_(window_),
       reported_limit_(window_),
       answered_limit_(window_) {
-  if (link_) ordered_ = link_->limits().ordered_writes;
-  if (link_) return;
+  if (link_) {
+    ordered_ = link_->limits().ordered_writes;
+    if (parts.remote.landings && assembly_)
+      landings_ = std::make_unique<Landings>(parts.max_message);
+    return;
+  }
   // relaxed: a sender that does not see it makes full barriers
   if (barrier_ != BarrierScope::none)
     control_.receiver_barriers.store(1, std::memory_order_relaxed);
@@ -277,7 +281,7 @@ Look Inlet::take(Message& out) noexcept {
       if (got == Look::lost) return got;
       skip_to(record.end);
       report(false);
-      if (got == Look::message) return got;
+      if (got != Look::nothing) return got;
       if (next_ < enough) continue;
       if (link_) tails_->mark(place_.index);  // there may be more
       return Look::unsettled;
@@ -299,15 +303,14 @@ Look Inlet::take(Message& out) noexcept {
 // A message that came in pieces is no part of the ring any more when it is handed out: it counts as
 // consumed, and however many are held, the next one has all of the ring.
 Look Inlet::assemble(const Record& record, Message& out) noexcept {
+  if (landings_) {
+    if ((record.flags & kLanding) != 0) return take_landing(record, out);
+    if ((record.flags & kFirst) != 0) landings_->give_up();
+  }
   switch (assembly_ ? assembly_->take(record) : Assembly::Step::malformed) {
     case Assembly::Step::more: return Look::nothing;
     case Assembly::Step::whole:
-      out.aside_ = assembly_->hand_out();
-      out.data_ = out.aside_->bytes.get();
-      out.size_ = assembly_->size();
-      out.source_ = id_;
-      out.status_ = RecvStatus::received;
-      count(1, out.size_);
+      hand_out(assembly_->hand_out(), assembly_->size(), out);
       return Look::message;
     case Assembly::Step::malformed:
       lose("it sent pieces that make no message which may come: it breaks the protocol");
@@ -317,6 +320,64 @@ Look Inlet::assemble(const Record& record, Message& out) noexcept {
            " bytes: bind with a smaller max_message, or hold fewer");
   }
   return Look::lost;
+}
+
+void Inlet::hand_out(std::unique_ptr<Aside> message, std::uint64_t size, Message& out) noexcept {
+  out.aside_ = std::move(message);
+  out.data_ = out.aside_->bytes.get();
+  out.size_ = size;
+  out.source_ = id_;
+  out.status_ = RecvStatus::received;
+  count(1, size);
+}
+
+// ── Landings ─────────────────────────────────────────────────────────────────────────────────────
+
+Look Inlet::take_landing(const Record& record, Message& out) noexcept {
+  switch (landings_->take(record)) {
+    case Landings::Step::asked: assembly_->give_up(); return Look::asked;
+    case Landings::Step::landed: {
+      std::uint64_t size = 0;
+      auto message = landings_->hand_out(size);
+      hand_out(std::move(message), size, out);
+      counters_->landings.fetch_add(1, std::memory_order_relaxed);
+      return Look::message;
+    }
+    case Landings::Step::malformed: break;
+  }
+  lose("it says that a message landed, or is to, which cannot be: it breaks the protocol");
+  return Look::lost;
+}
+
+void Inlet::offer_memory() noexcept {
+  Landings::Ask ask;
+  with_token([&] { ask = landings_->asked(); });
+  auto offer = landings_->find_memory(*link_, ask);
+  with_token([&] {
+    if (shut_ || retired_) return;
+    offer_ = landings_->answer(offer, ring_.key());
+    post_offer();
+  });
+  offer.memory.reset();  // what is not wanted any more: before its memory goes
+}
+
+void Inlet::post_offer() noexcept {
+  RemoteWrite write;
+  write.source = reinterpret_cast<const std::byte*>(&offer_);
+  write.length = sizeof offer_;
+  write.offset = kOfferOffset;
+  write.copied = true;
+  offer_due_ = false;
+  switch (link_->post(std::span(&write, 1), static_cast<std::uint32_t>(Immediate::offered),
+                      cookie_ + 1)) {
+    case PostStatus::failed: return connection_->suspect(link_->error());
+    case PostStatus::no_room:
+      // Room comes with a completion, of which the engine hears too.
+      report_due_ = offer_due_ = true;
+      link_->arm(true, true);
+      return;
+    case PostStatus::posted: ++cookie_;
+  }
 }
 
 // What is no message ends the run; whatever is wrong is found by the next look.
@@ -522,7 +583,7 @@ void Inlet::report_remote(std::optional<std::uint32_t> immediate) noexcept {
       return;
     case PostStatus::posted: break;
   }
-  report_due_ = false;
+  report_due_ = offer_due_;
   untold_ = 0;
   ++sequence_;
   ++cookie_;
@@ -592,6 +653,7 @@ void Inlet::take_events() noexcept {
   if (shut_) return;
   if (report_due_ && (ordered_ || landed_cookie_ == cookie_)) {
     report_due_ = false;
+    if (offer_due_) post_offer();
     report(true);
     if ((told_armed_at_ != armed_at_ || told_mode_ != mode_) && !report_due_)
       report_remote(std::nullopt);
@@ -847,6 +909,8 @@ void Inlet::shut() noexcept {
       connection_->say_goodbye(FrameType::closed, consumed);
     connection_->stop();
   }
+  // After the good-bye: a sender whose device finds it out says why, too.
+  if (landings_) with_token([&] { landings_->give_up(); });
   if (link_) Engine::get().unwatch(link_->event_fd());
 }
 
@@ -878,6 +942,7 @@ SourceStats Inlet::stats() const {
   // What was released here is exact; that it was delivered and accepted follows.
   const auto consumed = counters_->messages.load(std::memory_order_relaxed);
   stats.progress = {consumed, consumed, consumed};
+  stats.landings = counters_->landings.load(std::memory_order_relaxed);
   return stats;
 }
 

@@ -23,6 +23,7 @@
 #include "penstock/channel/biased_lock.hpp"
 #include "penstock/channel/byte_ring.hpp"
 #include "penstock/channel/flow_window.hpp"
+#include "penstock/channel/landings.hpp"
 #include "penstock/channel/proof.hpp"
 #include "penstock/channel/receiver.hpp"
 #include "penstock/channel/stats.hpp"
@@ -39,6 +40,7 @@ enum class Look : std::uint8_t {
   message,
   view_limit,  ///< kMaxViews messages are held
   view_gap,    ///< fewer are held, but an old one is among them
+  asked,       ///< the sender waits for memory to write a message to: offer_memory()
   closed,
   lost,
 };
@@ -51,6 +53,7 @@ enum class Landing : std::uint8_t { awaited, left_to_engine };
 struct InletCounters {
   std::atomic<std::uint64_t> messages{0};
   std::atomic<std::uint64_t> bytes{0};
+  std::atomic<std::uint64_t> landings{0};  // of the messages
 };
 
 class Inlet final : public ConnectionObserver,
@@ -97,6 +100,9 @@ class Inlet final : public ConnectionObserver,
     token_.unlock();
     return seen;
   }
+  /// After Look::asked: finds memory and offers it, or says that there is none. Takes as long as
+  /// pinning it does. Thread-safe.
+  [[gnu::cold]] void offer_memory() noexcept;
   /// Gives back a message's room. Thread-safe.
   void release(std::uint64_t view) noexcept;
 
@@ -161,6 +167,9 @@ class Inlet final : public ConnectionObserver,
   void take_more(const Message& first, Messages& run, std::size_t most) noexcept;
   /// A record of a message in pieces. nothing: it is not whole yet.
   [[nodiscard, gnu::noinline]] Look assemble(const Record& record, Message& out) noexcept;
+  [[nodiscard]] Look take_landing(const Record& record, Message& out) noexcept;
+  void hand_out(std::unique_ptr<Aside> message, std::uint64_t size, Message& out) noexcept;
+  void post_offer() noexcept;
   void skip_to(Cursor end) noexcept;
   void advance_head() noexcept;
   void count(std::uint64_t messages, std::uint64_t bytes) noexcept;
@@ -219,6 +228,8 @@ class Inlet final : public ConnectionObserver,
   const std::shared_ptr<TailTable> tails_;
   const TailPlace place_;       // remote
   std::unique_ptr<Link> link_;  // null for local rings
+  // With the token; null: no message may land.
+  std::unique_ptr<Landings> landings_;
   // SYNC rearranged: before the sink is told
   std::atomic<bool> scanned_{false};
 
@@ -254,7 +265,9 @@ class Inlet final : public ConnectionObserver,
   bool torn_ = false;           // the last look at the tail line found it half written
   TimePoint torn_since_{};
   bool ordered_ = true;      // the link places its writes in order
-  bool report_due_ = false;  // a credit line waits for the one before it to land
+  bool report_due_ = false;  // a credit line waits for the one before it to land; or an offer does
+  bool offer_due_ = false;   // for room in the link
+  OfferLine offer_{};        // the last one
   Cursor armed_at_ = 0;
   std::uint64_t sequence_ = 0;       // of credit lines
   std::uint64_t cookie_ = 0;         // of the last post

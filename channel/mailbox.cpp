@@ -227,6 +227,10 @@ Mailbox::Turn Mailbox::look_at(Drain& drain, const std::shared_ptr<Inlet>& inlet
       // itself. relaxed: whoever leaves wakes the others
       if (receivers_.load(std::memory_order_relaxed) == 1) met.limit = true;
       break;
+    case Look::asked:
+      inlet->offer_memory();
+      drain.unsettled = true;
+      return Turn::again;
     case Look::unsettled: drain.unsettled = true; break;
     case Look::nothing: break;
   }

@@ -28,6 +28,12 @@ enum class Publishing : std::uint8_t {
 /// Bytes of the longest message, in however many pieces.
 inline constexpr std::uint64_t kMaxMessage = std::uint64_t{1} << 30U;
 
+/// ConnectOptions::landing: as it was measured to be quicker, and never.
+inline constexpr std::uint64_t kLandingAuto = 0;
+inline constexpr std::uint64_t kLandingNever = ~std::uint64_t{0};
+/// The least that may be asked for; in a URI also called `always`.
+inline constexpr std::uint64_t kLeastLanding = 4096;
+
 struct BindOptions {
   /// Bytes of one sender's ring; a power of two from 4 KiB to 128 MiB. 0: the transport's default
   /// (1 MiB local, 4 MiB remote). Memory is capacity × senders at the receiver and, for remote
@@ -62,6 +68,11 @@ struct ConnectOptions {
   Duration spin = kDefaultSpin;
   /// A receiver that has been silent for so long counts as lost; after a quarter of it, as stalled.
   Duration liveness = std::chrono::seconds(10);
+  /// Remote, where the receiver takes long messages (`max_message`): those of so many bytes and
+  /// more are written straight from the caller's memory into memory that the receiver offers for
+  /// each. kLandingAuto: those of 256 KiB and more, where that is quicker
+  /// (docs/adr/016-landing.md).
+  std::uint64_t landing = kLandingAuto;
 };
 
 }  // namespace penstock::inline v1

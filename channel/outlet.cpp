@@ -11,6 +11,7 @@
 #include "penstock/channel/pack.hpp"
 #include "penstock/channel/park.hpp"
 #include "penstock/channel/receiver.hpp"
+#include "penstock/transport/link_budget.hpp"
 
 namespace penstock::inline v1 {
 namespace {
@@ -28,6 +29,9 @@ constexpr std::size_t kMostBytesInRun = std::size_t{16} * 1024;
 constexpr std::uint64_t kPiecesInWindow = 8;
 /// ... and no more than this, after which larger ones gain nothing.
 constexpr std::uint64_t kLargestPiece = std::uint64_t{256} * 1024;
+/// Memory is asked for ahead of the message for so many bytes at most: they stay pinned at the
+/// receiver when no such message comes, and asking takes less of the time of larger ones.
+constexpr std::uint64_t kMostAhead = std::uint64_t{16} << 20U;
 
 }  // namespace
 
@@ -38,6 +42,11 @@ Outlet::Outlet(OutletParts parts, const ConnectOptions& options)
       max_in_place_(RingProducer::max_payload(parts.window)),
       max_message_(std::max(max_in_place_, parts.max_message)),
       window_(parts.window),
+      lands_(parts.remote.landings && parts.max_message > max_in_place_ &&
+             options.landing != kLandingNever),
+      longest_record_(
+          lands_ ? std::min<std::size_t>(max_in_place_, Crossover(options.landing).least() - 1)
+                 : max_in_place_),
       peer_(std::move(parts.peer)),
       path_(std::move(parts.path)),
       receiver_wake_fd_(parts.receiver_wake_fd),
@@ -48,6 +57,7 @@ Outlet::Outlet(OutletParts parts, const ConnectOptions& options)
                          ? BarrierScope::none
                      : connection_ ? BarrierScope::machine
                                    : BarrierScope::process),
+      crossover_(options.landing),
       receiver_tells_(parts.remote.link || !connection_ || parts.room_frames) {
   // relaxed: a receiver that does not see it makes full barriers
   if (sleep_barrier_ != BarrierScope::none)
@@ -149,7 +159,7 @@ bool Outlet::wait(SenderWait what, TimePoint deadline, Tally* tally, Done&& done
     // spinning too, because a receiver that is never out of work returns credit lazily.
     const auto epoch = control_.credit_epoch.load(std::memory_order_seq_cst);
     control_.senders_waiting.fetch_or(what, std::memory_order_seq_cst);
-    if (publisher_) publisher_->ask_credit(what == kSenderWaits);
+    if (publisher_ && what != kSenderLands) publisher_->ask_credit(what == kSenderWaits);
     say_waiting(what);
     Spinner spinner(options_.spin, deadline);
     bool answered = false;
@@ -205,12 +215,153 @@ SendStatus Outlet::claim_by(Duration timeout, Tally& tally, Attempt&& attempt) n
 
 SendStatus Outlet::claim(std::size_t size, Duration timeout, Tally& tally, Claim& out) noexcept {
   if (!here()) return SendStatus::forked;
+  if (size > longest_record_) return too_large();
+  const auto length = static_cast<std::uint32_t>(size);
+  return claim_by(timeout, tally, [&](Credit credit) { return ring_.claim(length, out, credit); });
+}
+
+SendStatus Outlet::claim_in_place(std::size_t size, Duration timeout, Tally& tally,
+                                  Claim& out) noexcept {
+  if (size <= longest_record_ || !here()) return claim(size, timeout, tally, out);
   if (size > max_in_place_) return too_large();
   const auto length = static_cast<std::uint32_t>(size);
   return claim_by(timeout, tally, [&](Credit credit) { return ring_.claim(length, out, credit); });
 }
 
-// ── Messages in pieces ───────────────────────────────────────────────────────────────────────────
+// ── Long messages ────────────────────────────────────────────────────────────────────────────────
+
+SendStatus Outlet::send_long(std::span<const std::byte> message, Duration timeout,
+                             Tally& tally) noexcept {
+  if (!here()) return SendStatus::forked;
+  const bool in_place = message.size() <= max_in_place_;
+  if (message.size() > max_message_ || (timeout <= timeout.zero() && !in_place)) return too_large();
+  const auto started = Clock::now();
+  auto status = SendStatus::sent;
+  auto landed = Landed::refused;
+  if (lands_ && timeout > timeout.zero() && crossover_.lands(message.size())) {
+    landed = land(message, deadline_after(timeout), tally, status);
+    if (landed == Landed::refused) {
+      crossover_.refused();
+      if (timeout != kForever) timeout -= std::min<Duration>(Clock::now() - started, timeout);
+    }
+  }
+  if (landed == Landed::refused) {
+    if (in_place) {
+      Claim claim;
+      status = claim_in_place(message.size(), timeout, tally, claim);
+      if (status == SendStatus::sent) {
+        std::memcpy(claim.payload, message.data(), message.size());
+        commit(claim, tally);
+      }
+    } else {
+      Pieces pieces;
+      status = send_pieces(message, pieces, timeout, tally);
+    }
+  }
+  if (lands_ && status == SendStatus::sent)
+    crossover_.took(message.size(), landed == Landed::yes, Clock::now() - started);
+  return status;
+}
+
+SendStatus Outlet::given_up() const noexcept {
+  const auto refused = refusal();
+  return refused == SendStatus::sent ? SendStatus::timed_out : refused;
+}
+
+bool Outlet::take_turn(Pieces& pieces) noexcept {
+  // SYNC turn: what the one before claimed comes before ours
+  if (pieces.outlet_ == nullptr && turn_taken_.exchange(true, std::memory_order_seq_cst))
+    return false;
+  pieces.outlet_ = this;
+  return true;
+}
+
+/// The message did not land, for this reason. Without a wait there is no `full`.
+Outlet::Landed Outlet::in_time(SendStatus& failure) noexcept {
+  if (failure == SendStatus::full) failure = SendStatus::timed_out;
+  return Landed::failed;
+}
+
+/// Has the receiver offer memory, writes there, and says so. refused: it goes through the ring.
+Outlet::Landed Outlet::land(std::span<const std::byte> message, TimePoint deadline, Tally& tally,
+                            SendStatus& failure) noexcept {
+  // Destroyed from the last to the first: the turn ends when the device reads no more.
+  Pieces pieces;
+  const PinnedShare share(message.size());
+  if (!share.taken()) return Landed::refused;
+  const std::uint64_t size = message.size();
+  Claim claim;
+  bool answered = true;
+  failure = claim_by(time_until(deadline), tally, [&](Credit credit) {
+    if (!take_turn(pieces)) return ClaimResult::full;
+    if (ahead_ == size) return ClaimResult::claimed;
+    // One question at a time, so that no more answers are on their way than there is room for.
+    answered = asked_ == 0 || publisher_->offer(asked_).has_value();
+    return answered ? ring_.claim(sizeof(std::uint64_t), claim, credit) : ClaimResult::closed;
+  });
+  if (!answered) return Landed::refused;
+  if (failure != SendStatus::sent) return in_time(failure);
+  if (ahead_ != size) ask(claim, size);
+  ahead_ = 0;
+  const auto id = asked_;
+  const auto source = publisher_->add_source(message);
+  if (!source) return Landed::refused;
+  std::optional<OfferLine> offer;
+  if (!wait(kSenderLands, deadline, nullptr,
+            [&](Credit) { return (offer = publisher_->offer(id)).has_value(); })) {
+    failure = given_up();
+    return Landed::failed;
+  }
+  if (offer->length == 0) return Landed::refused;
+  if (offer->length != size) {
+    connection_->suspect(
+        "it offers memory of another size than it was asked for: it breaks the "
+        "protocol");
+    (void)wait(kSenderLands, deadline, nullptr, [](Credit) { return false; });
+    failure = given_up();
+    return Landed::failed;
+  }
+  // One that follows another of its size is likely to be followed by a third: the receiver finds
+  // memory for that while this one travels.
+  if (std::exchange(last_landed_, size) == size && size <= kMostAhead &&
+      ring_.claim(sizeof size, claim, Credit::any) == ClaimResult::claimed) {
+    ask(claim, size);
+    ahead_ = size;
+  }
+  Flight flight(*source, *offer);
+  if (!fly(flight, deadline)) {
+    failure = given_up();
+    return Landed::failed;
+  }
+  failure = claim_by(time_until(deadline), tally,
+                     [&](Credit credit) { return ring_.claim(sizeof id, claim, credit); });
+  if (failure != SendStatus::sent) return in_time(failure);
+  std::memcpy(claim.payload, &id, sizeof id);
+  publish(claim, kLast | kLanding, take_answer(tally));
+  count(tally, 1, message.size());
+  landings_.fetch_add(1, std::memory_order_relaxed);
+  return Landed::yes;
+}
+
+void Outlet::ask(const Claim& claim, std::uint64_t size) noexcept {
+  std::memcpy(claim.payload, &size, sizeof size);
+  publish(claim, kFirst | kLanding, false);
+  asked_ = claim.begin | 1U;
+}
+
+/// False: it was given up, and nothing of it is on its way any more, or the path is dead.
+bool Outlet::fly(Flight& flight, TimePoint deadline) noexcept {
+  const auto until = [&](TimePoint end, auto&& done) {
+    return wait(kSenderLands, end, nullptr, [&](Credit) {
+      publisher_->advance(flight);
+      return done();
+    });
+  };
+  if (until(deadline, [&] { return flight.landed(); })) return true;
+  flight.stop();
+  (void)until(TimePoint::max(), [&] { return flight.grounded() || flight.failed(); });
+  return false;
+}
 
 SendStatus Outlet::send_pieces(std::span<const std::byte> message, Pieces& pieces, Duration timeout,
                                Tally& tally) noexcept {
@@ -224,15 +375,12 @@ SendStatus Outlet::send_pieces(std::span<const std::byte> message, Pieces& piece
   if (!pieces.begun_) {
     const std::uint64_t size = message.size();
     const auto begun = claim_by(timeout, tally, [&](Credit credit) {
-      // SYNC turn: what the one before claimed comes before ours
-      if (pieces.outlet_ == nullptr && turn_taken_.exchange(true, std::memory_order_seq_cst))
-        return ClaimResult::full;
-      pieces.outlet_ = this;
-      return ring_.claim(sizeof size, claim, credit);
+      return take_turn(pieces) ? ring_.claim(sizeof size, claim, credit) : ClaimResult::full;
     });
     if (begun != SendStatus::sent) return begun;
     std::memcpy(claim.payload, &size, sizeof size);
     publish(claim, kFirst, false);
+    ahead_ = 0;  // what was offered is taken back
     pieces.begun_ = true;
   }
   const auto most =
@@ -270,20 +418,21 @@ Batch<SendStatus> Outlet::send_many(const Records& records, Duration timeout,
   Batch<SendStatus> batch{0, here() ? SendStatus::sent : SendStatus::forked};
   while (batch.status == SendStatus::sent && batch.count != records.count) {
     const auto first = batch.count;
+    const bool waits = timeout > timeout.zero();
+    const auto longest = waits ? longest_record_ : max_in_place_;
     std::size_t wanted = 0;
     std::size_t bytes = 0;
     for (; wanted != kMostInRun && first + wanted != records.count; ++wanted) {
       const auto size = records.size(first + wanted);
-      if (size > max_in_place_ || (wanted != 0 && bytes + size > kMostBytesInRun)) break;
+      if (size > longest || (wanted != 0 && bytes + size > kMostBytesInRun)) break;
       bytes += size;
     }
     if (wanted == 0) {
-      if (timeout <= timeout.zero() || records.size(first) > max_message_) {
+      if (!waits || records.size(first) > max_message_) {
         batch.status = too_large();
         break;
       }
-      Pieces pieces;
-      batch.status = send_pieces(records.at(first), pieces, timeout, tally);
+      batch.status = send_long(records.at(first), timeout, tally);
       if (batch.status == SendStatus::sent) ++batch.count;
       continue;
     }
@@ -558,6 +707,8 @@ SenderStats Outlet::stats() const {
   stats.window = window_;
   stats.max_message = max_message_;
   stats.max_in_place = max_in_place_;
+  stats.landings = landings_.load(std::memory_order_relaxed);
+  if (lands_) stats.landing_from = crossover_.from();
   if (publisher_) {
     if (here()) publisher_->progress();  // credit that came without a wake-up
     stats.work = publisher_->stats();

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "penstock/channel/byte_ring.hpp"
+#include "penstock/channel/crossover.hpp"
 #include "penstock/channel/options.hpp"
 #include "penstock/channel/pieces.hpp"
 #include "penstock/channel/publisher.hpp"
@@ -72,15 +73,22 @@ class Outlet final : public ConnectionObserver,
   /// A clone goes; the last one says good-bye and lingers.
   void leave(Tally* tally) noexcept;
 
-  /// Room for `size` bytes, waiting for it until `timeout` is over.
+  /// Room for a message of `size` bytes, waiting for it until `timeout` is over. too_large: also
+  /// for one that may land: send_long().
   [[nodiscard]] SendStatus claim(std::size_t size, Duration timeout, Tally& tally,
                                  Claim& out) noexcept;
+  /// As claim(), but for any that fits into the ring in one piece.
+  [[nodiscard]] SendStatus claim_in_place(std::size_t size, Duration timeout, Tally& tally,
+                                          Claim& out) noexcept;
   void commit(const Claim& claim, Tally& tally) noexcept;
   /// Sends the records in runs, each claimed and published at once. Waits until all are sent, or,
   /// with a timeout of zero, not at all.
   [[nodiscard]] Batch<SendStatus> send_many(const Records& records, Duration timeout,
                                             Tally& tally) noexcept;
   void abandon(const Claim& claim) noexcept;
+  /// Sends a message that claim() has no room for, in the way that is quickest.
+  [[nodiscard, gnu::cold]] SendStatus send_long(std::span<const std::byte> message,
+                                                Duration timeout, Tally& tally) noexcept;
   /// Sends what is left of a message that is longer than max_in_place(): waits for room until
   /// `timeout` is over. Where that was not enough (full, timed_out) it may be called again with the
   /// same two, or the pieces go, and the message was not sent.
@@ -126,12 +134,21 @@ class Outlet final : public ConnectionObserver,
   void woke_nobody() noexcept override {}
 
  private:
+  /// What became of a message that was to land.
+  enum class Landed : std::uint8_t { yes, refused, failed };
   enum class End : std::uint8_t { open, closed, lost };
 
   /// Tries to claim, again and again until `timeout` is over; `attempt` is told which credit to
   /// use.
   template <class Attempt>
   [[nodiscard]] SendStatus claim_by(Duration timeout, Tally& tally, Attempt&& attempt) noexcept;
+  [[nodiscard]] bool take_turn(Pieces& pieces) noexcept;
+  [[nodiscard]] static Landed in_time(SendStatus& failure) noexcept;
+  [[nodiscard]] Landed land(std::span<const std::byte> message, TimePoint deadline, Tally& tally,
+                            SendStatus& failure) noexcept;
+  void ask(const Claim& claim, std::uint64_t size) noexcept;
+  [[nodiscard]] bool fly(Flight& flight, TimePoint deadline) noexcept;
+  [[nodiscard]] SendStatus given_up() const noexcept;
   void publish(const Claim& claim, std::uint8_t flags, bool answer) noexcept;
   void tell_receiver(Cursor begin, Cursor end, bool answer) noexcept;
   [[nodiscard]] static bool take_answer(Tally& tally) noexcept;
@@ -164,6 +181,9 @@ class Outlet final : public ConnectionObserver,
   const std::size_t max_in_place_;
   const std::size_t max_message_;
   const std::uint64_t window_;
+  const bool lands_;  // messages may land
+  // The longest message that goes as a record of the ring, whatever is quicker.
+  const std::size_t longest_record_;
   const std::string peer_;
   const std::string path_;
   const Fd receiver_wake_fd_;
@@ -179,6 +199,12 @@ class Outlet final : public ConnectionObserver,
   const BarrierScope sleep_barrier_;
 
   std::atomic<bool> turn_taken_{false};  // SYNC turn: one message's pieces, then the next one's
+  // Of whose turn it is:
+  std::uint64_t asked_ = 0;        // the last question for memory; 0: none
+  std::uint64_t ahead_ = 0;        // bytes for which that was asked before there was a message
+  std::uint64_t last_landed_ = 0;  // bytes of the last one that was to land
+  Crossover crossover_;
+  std::atomic<std::uint64_t> landings_{0};  // relaxed: a statistic
 
   const bool receiver_tells_;
   std::atomic<bool> listening_{false};  // SYNC listening: the engine to the bell

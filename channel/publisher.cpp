@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <thread>
 
 #include "penstock/channel/park.hpp"
 #include "penstock/transport/few.hpp"
@@ -38,6 +39,7 @@ Publisher::Publisher(LinkEnd end, const RingMemory& memory, std::uint64_t window
     : owner_(memory.owner),
       link_(std::move(end.link)),
       credit_line_(*reinterpret_cast<const CreditLine*>(end.credit)),
+      offer_line_(*reinterpret_cast<const OfferLine*>(end.credit + kOfferOffset)),
       ring_(memory),
       control_(*memory.control),
       bell_(std::move(bell)),
@@ -243,6 +245,7 @@ bool Publisher::reap() noexcept {
       const auto& event = events[i];
       switch (event.kind) {
         case LinkEvent::Kind::completed: {
+          landed_cookie_ = event.value;
           while (in_flight_head_ != in_flight_tail_ &&
                  in_flight_[in_flight_head_ % kMaxInFlight].cookie <= event.value) {
             // SYNC completed; sequentially consistent because of SYNC sender-sleep
@@ -262,6 +265,57 @@ bool Publisher::reap() noexcept {
       }
     }
     if (count < events.size()) return any;
+  }
+}
+
+// ── Landings ─────────────────────────────────────────────────────────────────────────────────────
+
+std::unique_ptr<LinkMemory> Publisher::add_source(std::span<const std::byte> message) noexcept {
+  // Only read there.
+  return link_->add_memory({const_cast<std::byte*>(message.data()), message.size(), false});
+}
+
+std::optional<OfferLine> Publisher::offer(std::uint64_t id) const noexcept {
+  const auto line = read_offer(offer_line_, ring_.key());
+  return line && line->id == id ? line : std::nullopt;
+}
+
+void Publisher::advance(Flight& flight) noexcept {
+  // Others hold the token for as long as a look takes.
+  while (!token_.try_run([&] {
+    write_more(flight);
+    advance();
+  }))
+    std::this_thread::yield();
+}
+
+void Publisher::write_more(Flight& flight) noexcept {
+  for (bool armed = false;;) {
+    take_events();
+    flight.failed_ = failed_once_;
+    if (failed_once_) return;
+    auto& cookies = flight.cookies_;
+    while (!flight.grounded() && cookies[flight.first_ % cookies.size()] <= landed_cookie_)
+      ++flight.first_;
+    while (flight.written_ != flight.length_ && flight.next_ - flight.first_ != cookies.size()) {
+      const auto length = std::min<std::uint64_t>(
+          {flight.length_ - flight.written_, Flight::kMostBytes, limits_.max_write});
+      const auto status = link_->land({.source = flight.source_,
+                                       .offset = flight.written_,
+                                       .length = static_cast<std::uint32_t>(length),
+                                       .place = flight.place_},
+                                      cookie_ + 1);
+      if (status == PostStatus::no_room) break;
+      if (status == PostStatus::failed) return fail(link_->error());
+      cookies[flight.next_++ % cookies.size()] = ++cookie_;
+      flight.written_ += length;
+    }
+    // relaxed: set by the thread that waits, before it came here
+    const bool sleeps =
+        (control_.senders_waiting.load(std::memory_order_relaxed) & kSenderWantsAny) != 0;
+    if (armed || flight.landed() || !sleeps) return;
+    link_->arm(true, true);  // then once more around: an event may have come just before
+    armed = true;
   }
 }
 

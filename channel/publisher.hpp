@@ -28,6 +28,37 @@
 
 namespace penstock::inline v1 {
 
+/// The writes of one message into the memory that was offered for it. The sender's thread that
+/// makes it looks at it between calls, nobody else.
+class Flight {
+ public:
+  Flight(const LinkMemory& source, const OfferLine& offer) noexcept
+      : source_(&source), place_(offer.place), length_(offer.length) {}
+  /// All of it is in the receiver's memory.
+  [[nodiscard]] bool landed() const noexcept { return written_ == length_ && grounded(); }
+  /// Nothing of it is on its way.
+  [[nodiscard]] bool grounded() const noexcept { return first_ == next_; }
+  [[nodiscard]] bool failed() const noexcept { return failed_; }
+  /// No more is written.
+  void stop() noexcept { length_ = written_; }
+
+ private:
+  friend class Publisher;
+  // So large that a device loses nothing between two, and so few that short messages of others,
+  // which wait for those before them, and who gives up do not wait long.
+  static constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 20U;
+  static constexpr std::uint32_t kMostWrites = 2;
+
+  const LinkMemory* source_;
+  LandingPlace place_;
+  std::uint64_t length_;
+  std::uint64_t written_ = 0;  // handed over
+  std::array<std::uint64_t, kMostWrites> cookies_{};
+  std::uint32_t first_ = 0;  // on its way
+  std::uint32_t next_ = 0;
+  bool failed_ = false;
+};
+
 class Publisher final : public EngineHandler, public std::enable_shared_from_this<Publisher> {
  public:
   /// `bell`: rung for senders that wait without a thread.
@@ -57,6 +88,17 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   }
   [[nodiscard]] PathStats stats() const;
 
+  // Messages that land. All thread-safe; one flight at a time.
+
+  /// Has the device read `message` from where it is. Null: it cannot. Takes as long as pinning it
+  /// does.
+  [[nodiscard]] std::unique_ptr<LinkMemory> add_source(std::span<const std::byte> message) noexcept;
+  /// The answer to the record at `id` - 1, once it is there.
+  [[nodiscard]] std::optional<OfferLine> offer(std::uint64_t id) const noexcept;
+  /// Looks what has landed, and writes more. Where somebody is about to sleep, the engine wakes him
+  /// for what lands.
+  [[gnu::cold]] void advance(Flight& flight) noexcept;
+
   void on_ready(std::uint32_t events) noexcept override;
   Attention on_attention() noexcept override;
 
@@ -83,6 +125,7 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
             Cursor end) noexcept;
   void signal_sleeper() noexcept;
   void signalled() noexcept;
+  void write_more(Flight& flight) noexcept;
   [[nodiscard]] bool sleeper_waits(Cursor end) const noexcept;
   [[nodiscard]] bool hot_possible() const noexcept;
   void prove(const Record& record) const noexcept;
@@ -97,6 +140,7 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   const std::shared_ptr<void> owner_;  // of the memory that the link writes: outlives it
   std::unique_ptr<Link> link_;
   const CreditLine& credit_line_;
+  const OfferLine& offer_line_;
   const RingView ring_;
   RingControl& control_;
   const std::shared_ptr<Bell> bell_;
@@ -117,6 +161,7 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   std::uint64_t in_flight_head_ = 0;  // oldest
   std::uint64_t in_flight_tail_ = 0;  // next free
   std::uint64_t cookie_ = 0;
+  std::uint64_t landed_cookie_ = 0;  // completed up to
   CreditLine credit_{};              // the newest accepted
   std::optional<PublishMode> mode_;  // as the receiver knows, or will when it reads on
   std::uint64_t mode_changes_ = 0;

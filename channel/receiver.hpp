@@ -24,6 +24,7 @@ namespace penstock::inline v1 {
 class Inlet;
 class Mailbox;
 class Receiver;
+class Spare;
 class WeakReceiver;
 struct Drain;
 struct RecvStep;
@@ -34,10 +35,17 @@ struct Loss {
   std::string reason;  ///< for a person
 };
 
+/// Gives back the memory of a message that lies beside the ring.
+struct FreeAside {
+  std::shared_ptr<Spare> spare{};  ///< where it came from; null: from the heap
+  std::size_t length = 0;
+  void operator()(std::byte* bytes) const noexcept;
+};
+
 /// What few messages have.
 struct Aside {
-  Loss loss;                           ///< for peer_lost
-  std::unique_ptr<std::byte[]> bytes;  ///< those of a message that came in pieces
+  Loss loss;                                      ///< for peer_lost
+  std::unique_ptr<std::byte[], FreeAside> bytes;  ///< of a message that lies beside the ring
 };
 
 /// Messages of one sender that may be held unreleased at a time.
@@ -45,8 +53,8 @@ inline constexpr std::size_t kMaxViews = 256;
 
 /// A received message, read in place from the ring, or why there is none. Destroying or releasing
 /// it gives the ring space back to the sender; messages may be released in any order and may
-/// outlive the Receiver. One that came in pieces lies in memory of its own, and its ring space was
-/// given back before. Not thread-safe, but may be moved to another thread.
+/// outlive the Receiver. One that was longer than a piece lies in memory of its own, and its ring
+/// space was given back before. Not thread-safe, but may be moved to another thread.
 class Message {
  public:
   Message() = default;

@@ -109,16 +109,10 @@ SendStatus Sender::send_for(std::span<const std::byte> message, Duration timeout
   Claim claim;
   if (const auto status = outlet_->claim(message.size(), timeout, *tally_, claim);
       status != SendStatus::sent)
-    return status == SendStatus::too_large ? send_in_pieces(message, timeout) : status;
+    return status == SendStatus::too_large ? outlet_->send_long(message, timeout, *tally_) : status;
   if (!message.empty()) std::memcpy(claim.payload, message.data(), message.size());
   outlet_->commit(claim, *tally_);
   return SendStatus::sent;
-}
-
-SendStatus Sender::send_in_pieces(std::span<const std::byte> message, Duration timeout) noexcept {
-  if (timeout <= timeout.zero()) return SendStatus::too_large;
-  Pieces pieces;
-  return outlet_->send_pieces(message, pieces, timeout, *tally_);
 }
 
 namespace {
@@ -156,7 +150,7 @@ Reservation Sender::reserve_until(std::size_t size, Duration timeout) noexcept {
   Reservation room;
   if (!outlet_) return room;
   Claim claim;
-  room.status_ = outlet_->claim(size, timeout, *tally_, claim);
+  room.status_ = outlet_->claim_in_place(size, timeout, *tally_, claim);
   if (room.status_ != SendStatus::sent) return room;
   room.outlet_ = outlet_.get();
   room.tally_ = tally_;

@@ -129,9 +129,12 @@ class alignas(kLine) Sender {
 
   explicit operator bool() const noexcept { return outlet_ != nullptr; }
 
-  /// Waits until there is room. Each copies `message` (0 to max_message() bytes) into the channel.
-  /// One longer than max_in_place() goes in pieces, with the calls that may wait; without waiting
-  /// it is too_large. Where that fails, or times out, midway, it was not sent.
+  /// Waits until there is room. Each takes `message` (0 to max_message() bytes) into the channel;
+  /// it may be changed when the call returns. One longer than max_in_place() goes in pieces, with
+  /// the calls that may wait; without waiting it is too_large. Remotely, long ones may be written
+  /// from where they are into memory of the receiver's (ConnectOptions::landing). Where that fails,
+  /// or times out, midway, it was not sent; a timeout is exceeded by the writes under way, 2 MiB at
+  /// most.
   SendStatus send(std::span<const std::byte> message) noexcept;
   SendStatus try_send(std::span<const std::byte> message) noexcept;
   SendStatus send_for(std::span<const std::byte> message, Duration timeout) noexcept;
@@ -222,8 +225,6 @@ class alignas(kLine) Sender {
   friend struct SendStep;
   friend struct FlushStep;
   Sender(std::shared_ptr<Outlet> outlet, Tally* tally) noexcept;
-  [[gnu::noinline]] SendStatus send_in_pieces(std::span<const std::byte> message,
-                                              Duration timeout) noexcept;
   Batch<SendStatus> send_all(const Records& records, Duration timeout) noexcept;
   [[nodiscard]] Reservation reserve_until(std::size_t size, Duration timeout) noexcept;
   void release() noexcept;

@@ -93,6 +93,13 @@ Publishing publishing(const Uri& uri, const std::string& key, std::string_view t
   refuse(uri, "option " + key + "=" + std::string(text) + " is auto, tail, hot or immediate");
 }
 
+std::uint64_t landing(const Uri& uri, const std::string& key, std::string_view text) {
+  if (text == "auto") return kLandingAuto;
+  if (text == "never") return kLandingNever;
+  if (text == "always") return kLeastLanding;
+  return std::max<std::uint64_t>(bytes(uri, key, text), 1);
+}
+
 using Setter = std::function<void(const std::string& key, std::string_view value)>;
 using Setters = std::vector<std::pair<std::string, Setter>>;
 
@@ -139,7 +146,7 @@ BindOptions bind_settings(const Uri& uri, const Transport& transport, BindOption
                        std::string_view text) { options.publish = publishing(uri, key, text); }},
        {"persistent", [&](const std::string& key,
                           std::string_view text) { options.persistent = truth(uri, key, text); }}},
-      {"deadline", "linger"});
+      {"deadline", "linger", "landing"});
   if (options.capacity != 0 && (!std::has_single_bit(options.capacity) ||
                                 options.capacity < kMinCapacity || options.capacity > kMaxCapacity))
     refuse(uri, "capacity " + std::to_string(options.capacity) +
@@ -177,9 +184,14 @@ ConnectOptions connect_settings(const Uri& uri, const Transport& transport,
       {{"deadline", time(options.deadline)},
        {"linger", time(options.linger)},
        {"spin", time(options.spin)},
-       {"liveness", time(options.liveness)}},
+       {"liveness", time(options.liveness)},
+       {"landing", [&](const std::string& key,
+                       std::string_view text) { options.landing = landing(uri, key, text); }}},
       {"capacity", "window", "max_message", "target_delay", "min_window", "publish", "persistent"});
   if (options.liveness < kMinLiveness) refuse(uri, "liveness is shorter than 10ms");
+  if (options.landing != kLandingAuto && options.landing < kLeastLanding)
+    refuse(uri, "landing " + std::to_string(options.landing) +
+                    " is none of auto, never and always, and less than 4KiB");
   return options;
 }
 

@@ -66,6 +66,7 @@ struct SourceStats {
   WindowStats flow;          ///< of a fixed window: that size, and nothing measured
   Progress progress;
   PathStats work;
+  std::uint64_t landings = 0;  ///< messages that the sender wrote to memory of their own
 };
 
 struct SenderStats {
@@ -82,6 +83,9 @@ struct SenderStats {
   std::uint64_t stalls = 0;  ///< times a send found no credit
   std::uint64_t parks = 0;   ///< times a send went to sleep for it
   PathStats work;
+  std::uint64_t landings = 0;  ///< messages written straight into the receiver's memory
+  /// Bytes of the shortest message that goes so now; 0: none does.
+  std::uint64_t landing_from = 0;
 };
 
 struct ReceiverStats {

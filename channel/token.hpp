@@ -19,10 +19,13 @@ class ProgressToken {
     leave(work);
   }
 
-  /// Runs `work` if nobody holds the token; otherwise does nothing. For callers that come back.
+  /// Runs `work` if nobody holds the token; otherwise does nothing, and says so (false). For
+  /// callers that come back.
   template <class Work>
-  void try_run(Work&& work) noexcept {
-    if (try_enter()) leave(work);
+  bool try_run(Work&& work) noexcept {
+    if (!try_enter()) return false;
+    leave(work);
+    return true;
   }
 
  private:

@@ -29,8 +29,11 @@ namespace penstock::inline v1 {
 inline constexpr std::uint16_t kWireVersion = 1;
 /// Feature bit: a receiver of a shared ring sends `room` where the sender asks for it.
 inline constexpr std::uint64_t kRoomFrames = 1U << 0U;
+/// Feature bit: long messages may land in memory that a remote receiver offers. Of the receiver:
+/// its link can do that.
+inline constexpr std::uint64_t kLandings = 1U << 1U;
 /// Feature bits that this version knows. A peer that requires others is refused.
-inline constexpr std::uint64_t kKnownFeatures = kRoomFrames;
+inline constexpr std::uint64_t kKnownFeatures = kRoomFrames | kLandings;
 
 enum class FrameType : std::uint16_t {
   hello = 1,

@@ -5,6 +5,7 @@
 // messages. Everything above it is written once, in channel/.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -36,6 +37,33 @@ struct RemoteWrite {
 };
 inline constexpr std::uint32_t kMaxCopied = 64;
 
+/// Where memory lies that a peer may write, in words of its link's own: the peer's link understands
+/// them, nobody else does.
+using LandingPlace = std::array<std::uint64_t, 4>;
+
+/// Memory that was added to a link, beside its regions, for one message. Destruction is a fence:
+/// when it returns the peer can write there no more, and the device does not read there any more; a
+/// write that is still on its way fails, and its link with it.
+class LinkMemory {
+ public:
+  LinkMemory() = default;
+  LinkMemory(const LinkMemory&) = delete;
+  LinkMemory& operator=(const LinkMemory&) = delete;
+  LinkMemory(LinkMemory&&) = delete;
+  LinkMemory& operator=(LinkMemory&&) = delete;
+  virtual ~LinkMemory() = default;
+  /// What the peer's land() needs to know.
+  [[nodiscard]] virtual LandingPlace place() const noexcept = 0;
+};
+
+/// One write from memory that was added to this link into memory that was added to the peer's.
+struct LandingWrite {
+  const LinkMemory* source = nullptr;
+  std::uint64_t offset = 0;  ///< in both
+  std::uint32_t length = 0;  ///< bytes, at most LinkLimits::max_write
+  LandingPlace place{};
+};
+
 struct LinkEvent {
   enum class Kind : std::uint8_t {
     completed,  ///< all posts up to and including `value` have landed and their sources are free
@@ -60,6 +88,7 @@ struct LinkLimits {
   /// immediate before a write posted after it is placed. Where false, only an immediate proves what
   /// came before it.
   bool ordered_writes = false;
+  bool landings = false;  ///< add_memory() and land() may be used
 };
 
 /// Counters since the link was opened.
@@ -93,6 +122,24 @@ class Link {
   [[nodiscard]] virtual PostStatus post(std::span<const RemoteWrite> writes,
                                         std::optional<std::uint32_t> immediate,
                                         std::uint64_t cookie) noexcept = 0;
+  /// Adds memory for one message: for the peer to write where `remote_write`, else a source of
+  /// land(). Null where the device refuses, which is no failure of the link. Takes as long as
+  /// pinning that many bytes does. Thread-safe, beside every other call, as is the destruction of
+  /// what it returns, which must come before the link's.
+  ///
+  /// A link made of several may leave landings out, or add the memory to each: one address, a key
+  /// for each in the rest of the place.
+  [[nodiscard]] virtual std::unique_ptr<LinkMemory> add_memory(
+      const LinkRegion& /*memory*/) noexcept {
+    return nullptr;
+  }
+  /// Hands over one such write, as post() does those into regions, and with cookies of the same
+  /// row. A place that is none, or that the peer has taken back, fails the link. Not ordered
+  /// against posts: what is to be seen after it is posted after its completion.
+  [[nodiscard]] virtual PostStatus land(const LandingWrite& /*write*/,
+                                        std::uint64_t /*cookie*/) noexcept {
+    return PostStatus::failed;
+  }
   /// Takes up to events.size() events and returns how many. Does not block.
   [[nodiscard]] virtual std::size_t poll(std::span<LinkEvent> events) noexcept = 0;
 

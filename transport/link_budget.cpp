@@ -97,6 +97,19 @@ LinkShare::LinkShare(std::uint64_t pinned) : pinned_(pinned) {
   s.pinned.fetch_add(pinned, std::memory_order_relaxed);
 }
 
+PinnedShare::PinnedShare(std::uint64_t pinned) noexcept {
+  State& s = state();
+  const std::lock_guard lock(s.mutex);
+  // A link has read the variables before. Where none was open, there is no budget to exceed.
+  const auto most = s.budget ? s.budget->max_pinned : kNoLinkLimit;
+  const auto used = s.pinned.load(std::memory_order_relaxed);
+  if (pinned > most || used > most - pinned) return;
+  s.pinned.fetch_add(pinned, std::memory_order_relaxed);
+  pinned_ = pinned;
+}
+
+PinnedShare::~PinnedShare() { state().pinned.fetch_sub(pinned_, std::memory_order_relaxed); }
+
 LinkShare::~LinkShare() {
   State& s = state();
   s.links.fetch_sub(1, std::memory_order_relaxed);

@@ -5,14 +5,16 @@
 
 #include <cstdint>
 #include <limits>
+#include <utility>
 
 namespace penstock::inline v1 {
 
 inline constexpr std::uint64_t kNoLinkLimit = std::numeric_limits<std::uint64_t>::max();
 
 struct LinkBudget {
-  std::uint64_t max_links = kNoLinkLimit;   ///< remote peers: each has a queue pair
-  std::uint64_t max_pinned = kNoLinkLimit;  ///< bytes of rings, mirrors and lines
+  std::uint64_t max_links = kNoLinkLimit;  ///< remote peers: each has a queue pair
+  /// Bytes of rings, mirrors and lines, and of messages that are landing, while they are
+  std::uint64_t max_pinned = kNoLinkLimit;
 };
 
 /// What of it is in use.
@@ -41,6 +43,26 @@ class LinkShare {
 
  private:
   std::uint64_t pinned_;
+};
+
+/// Memory that is pinned for a while, beside a link's own: counts until it is destroyed.
+class PinnedShare {
+ public:
+  PinnedShare() = default;
+  /// Not taken where the budget has no room for so many bytes.
+  explicit PinnedShare(std::uint64_t pinned) noexcept;
+  PinnedShare(PinnedShare&& other) noexcept : pinned_(std::exchange(other.pinned_, 0)) {}
+  PinnedShare& operator=(PinnedShare&& other) noexcept {
+    std::swap(pinned_, other.pinned_);
+    return *this;
+  }
+  PinnedShare(const PinnedShare&) = delete;
+  PinnedShare& operator=(const PinnedShare&) = delete;
+  ~PinnedShare();
+  [[nodiscard]] bool taken() const noexcept { return pinned_ != 0; }
+
+ private:
+  std::uint64_t pinned_ = 0;
 };
 
 }  // namespace penstock::inline v1

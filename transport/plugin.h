@@ -48,6 +48,7 @@ enum penstock_code {
 /* Opaque; made and destroyed by the module. */
 typedef struct penstock_provider penstock_provider;
 typedef struct penstock_link penstock_link;
+typedef struct penstock_memory penstock_memory;
 
 /* Takes `length` bytes of UTF-8 text, not terminated, and copies what it wants to keep. */
 typedef void (*penstock_text_sink)(void* context, const char* text, size_t length);
@@ -84,6 +85,7 @@ typedef struct penstock_limits {
   uint32_t packet;         /* bytes that travel as one packet */
   uint32_t receives;       /* immediates that may be on their way at once */
   uint32_t ordered_writes; /* 1: writes are placed in the order in which they were posted */
+  uint32_t landings;       /* 1: link_add_memory() and link_land() may be used */
 } penstock_limits;
 
 typedef struct penstock_counters {
@@ -106,6 +108,19 @@ typedef struct penstock_write {
   uint32_t reserved;
 } penstock_write;
 
+/* Where memory lies that a peer may write, in words of the transport's own. */
+typedef struct penstock_place {
+  uint64_t word[4];
+} penstock_place;
+
+typedef struct penstock_landing {
+  uint32_t struct_size;
+  uint32_t length; /* bytes */
+  const penstock_memory* source;
+  uint64_t offset; /* in both */
+  penstock_place place;
+} penstock_landing;
+
 enum penstock_event_kind {
   PENSTOCK_COMPLETED = 0, /* all posts up to and including the cookie `value` have landed */
   PENSTOCK_IMMEDIATE = 1, /* `value` is an immediate from the peer */
@@ -123,7 +138,8 @@ enum penstock_post_status { PENSTOCK_POSTED = 0, PENSTOCK_NO_ROOM = 1, PENSTOCK_
 #define PENSTOCK_ARM_COMPLETIONS 1u
 #define PENSTOCK_ARM_IMMEDIATES 2u
 
-/* A transport. It and everything it points to live as long as the process. None may be null. */
+/* A transport. It and everything it points to live as long as the process. None may be null, but
+ * for those that say so. */
 typedef struct penstock_transport {
   uint32_t struct_size;
   uint32_t abi_version; /* PENSTOCK_TRANSPORT_ABI */
@@ -163,6 +179,16 @@ typedef struct penstock_transport {
   /* Whether a link can be made here with these options, the URI's query. */
   int32_t (*provider_check)(const penstock_provider* provider, const char* options,
                             penstock_error* error);
+
+  /* Landings: all three, or a table that ends before them, or null. */
+
+  /* Adds memory to the link, for one message, and says where it lies. Null: refused. May be called
+   * beside any other function, like link_drop_memory(), which comes before link_close(). */
+  penstock_memory* (*link_add_memory)(penstock_link* link, const penstock_region* memory,
+                                      penstock_place* place);
+  void (*link_drop_memory)(penstock_link* link, penstock_memory* memory);
+  /* Returns a penstock_post_status. */
+  int32_t (*link_land)(penstock_link* link, const penstock_landing* landing, uint64_t cookie);
 } penstock_transport;
 
 /* The one symbol that a module exports. */

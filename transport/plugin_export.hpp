@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <exception>
@@ -82,6 +83,10 @@ class Exported {
                              penstock_error* error) noexcept -> std::int32_t {
           return guarded(error, [&] { provider(p)->check(options); });
         },
+        .link_add_memory = &link_add_memory,
+        .link_drop_memory = [](penstock_link* /*l*/,
+                               penstock_memory* memory) noexcept { delete added(memory); },
+        .link_land = &link_land,
     };
     return &kTable;
   }
@@ -97,6 +102,10 @@ class Exported {
   static Link* link(penstock_link* l) noexcept { return reinterpret_cast<Link*>(l); }
   static const Link* link(const penstock_link* l) noexcept {
     return reinterpret_cast<const Link*>(l);
+  }
+
+  static LinkMemory* added(penstock_memory* memory) noexcept {
+    return reinterpret_cast<LinkMemory*>(memory);
   }
 
   static void put(std::string_view text, penstock_text_sink sink, void* context) noexcept {
@@ -203,6 +212,9 @@ class Exported {
     out->packet = limits.packet;
     out->receives = limits.receives;
     out->ordered_writes = limits.ordered_writes ? 1 : 0;
+    // Programs of before there were landings have no room for it.
+    if (out->struct_size >= offsetof(penstock_limits, landings) + sizeof out->landings)
+      out->landings = limits.landings ? 1 : 0;
   }
 
   static std::int32_t link_post(penstock_link* l, const penstock_write* writes, std::size_t count,
@@ -218,6 +230,24 @@ class Exported {
     std::optional<std::uint32_t> value;
     if (immediate != nullptr) value = *immediate;
     return static_cast<std::int32_t>(link(l)->post(copy.all(), value, cookie));
+  }
+
+  static penstock_memory* link_add_memory(penstock_link* l, const penstock_region* memory,
+                                          penstock_place* place) noexcept {
+    auto made = link(l)->add_memory({.base = static_cast<std::byte*>(memory->base),
+                                     .length = static_cast<std::size_t>(memory->length),
+                                     .remote_write = memory->remote_write != 0});
+    if (made) std::ranges::copy(made->place(), place->word);
+    return reinterpret_cast<penstock_memory*>(made.release());
+  }
+
+  static std::int32_t link_land(penstock_link* l, const penstock_landing* landing,
+                                std::uint64_t cookie) noexcept {
+    LandingWrite write{.source = reinterpret_cast<const LinkMemory*>(landing->source),
+                       .offset = landing->offset,
+                       .length = landing->length};
+    std::ranges::copy(landing->place.word, write.place.begin());
+    return static_cast<std::int32_t>(link(l)->land(write, cookie));
   }
 
   static std::size_t link_poll(penstock_link* l, penstock_event* events,

@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <new>
 #include <set>
 #include <span>
 #include <system_error>
@@ -76,6 +78,46 @@ class ErrorText {
 
 class ModuleProvider;
 
+/// The table of a module of before there were landings ends here.
+constexpr std::size_t kTableBeforeLandings = offsetof(penstock_transport, link_add_memory);
+
+bool has_landings(const penstock_transport& t) {
+  return t.struct_size >= sizeof(penstock_transport) && t.link_add_memory && t.link_drop_memory &&
+         t.link_land;
+}
+
+class ModuleMemory final : public LinkMemory {
+ public:
+  ModuleMemory(const penstock_transport& module, penstock_link* link) noexcept
+      : module_(module), link_(link) {}
+  ModuleMemory(const ModuleMemory&) = delete;
+  ModuleMemory& operator=(const ModuleMemory&) = delete;
+  ModuleMemory(ModuleMemory&&) = delete;
+  ModuleMemory& operator=(ModuleMemory&&) = delete;
+  ~ModuleMemory() override {
+    if (memory_ != nullptr) module_.link_drop_memory(link_, memory_);
+  }
+  /// False: refused.
+  [[nodiscard]] bool add(const LinkRegion& region) noexcept {
+    const penstock_region plain{.base = region.base,
+                                .length = region.length,
+                                .remote_write = region.remote_write ? 1U : 0U,
+                                .reserved = 0};
+    penstock_place place{};
+    memory_ = module_.link_add_memory(link_, &plain, &place);
+    std::ranges::copy(place.word, place_.begin());
+    return memory_ != nullptr;
+  }
+  [[nodiscard]] LandingPlace place() const noexcept override { return place_; }
+  [[nodiscard]] const penstock_memory* get() const noexcept { return memory_; }
+
+ private:
+  const penstock_transport& module_;
+  penstock_link* link_;
+  penstock_memory* memory_ = nullptr;
+  LandingPlace place_{};
+};
+
 class ModuleLink final : public Link {
  public:
   ModuleLink(std::shared_ptr<const ModuleProvider> provider, const penstock_transport& module,
@@ -117,12 +159,23 @@ class ModuleLink final : public Link {
                             .flags = w.copied ? PENSTOCK_WRITE_COPIED : 0,
                             .reserved = 0};
     });
-    switch (module_.link_post(link_, copy.data(), writes.size(), immediate ? &*immediate : nullptr,
-                              cookie)) {
-      case PENSTOCK_POSTED: return PostStatus::posted;
-      case PENSTOCK_NO_ROOM: return PostStatus::no_room;
-      default: return PostStatus::failed;
-    }
+    return post_status(module_.link_post(link_, copy.data(), writes.size(),
+                                         immediate ? &*immediate : nullptr, cookie));
+  }
+  [[nodiscard]] std::unique_ptr<LinkMemory> add_memory(const LinkRegion& memory) noexcept override {
+    if (!limits_.landings) return nullptr;
+    std::unique_ptr<ModuleMemory> made(new (std::nothrow) ModuleMemory(module_, link_));
+    if (!made || !made->add(memory)) return nullptr;
+    return made;
+  }
+  [[nodiscard]] PostStatus land(const LandingWrite& write, std::uint64_t cookie) noexcept override {
+    penstock_landing plain{.struct_size = sizeof(penstock_landing),
+                           .length = write.length,
+                           .source = static_cast<const ModuleMemory*>(write.source)->get(),
+                           .offset = write.offset,
+                           .place = {}};
+    std::ranges::copy(write.place, plain.place.word);
+    return post_status(module_.link_land(link_, &plain, cookie));
   }
   [[nodiscard]] std::size_t poll(std::span<LinkEvent> events) noexcept override {
     std::array<penstock_event, kMaxEvents> taken;
@@ -171,19 +224,28 @@ class ModuleLink final : public Link {
   }
 
  private:
+  [[nodiscard]] static PostStatus post_status(std::int32_t code) noexcept {
+    switch (code) {
+      case PENSTOCK_POSTED: return PostStatus::posted;
+      case PENSTOCK_NO_ROOM: return PostStatus::no_room;
+      default: return PostStatus::failed;
+    }
+  }
   void read_limits() noexcept {
     penstock_limits limits{.struct_size = sizeof(penstock_limits),
                            .max_writes = 0,
                            .max_write = 0,
                            .packet = 0,
                            .receives = 0,
-                           .ordered_writes = 0};
+                           .ordered_writes = 0,
+                           .landings = 0};
     module_.link_limits(link_, &limits);
     limits_ = {.max_writes = std::min(limits.max_writes, std::uint32_t{kMaxWrites}),
                .max_write = limits.max_write,
                .packet = limits.packet,
                .receives = limits.receives,
-               .ordered_writes = limits.ordered_writes != 0};
+               .ordered_writes = limits.ordered_writes != 0,
+               .landings = limits.landings != 0 && has_landings(module_)};
   }
 
   std::shared_ptr<const ModuleProvider> provider_;  // outlives its links
@@ -285,9 +347,9 @@ std::shared_ptr<LinkProvider> load(const std::string& file, std::string_view sch
     broken(file, "it was built for version " + std::to_string(module->abi_version) +
                      " of the module interface and this penstock has version " +
                      std::to_string(PENSTOCK_TRANSPORT_ABI) + "; install the two from one release");
-  if (module->struct_size < sizeof(penstock_transport))
+  if (module->struct_size < kTableBeforeLandings)
     broken(file, "its function table has " + std::to_string(module->struct_size) + " bytes, not " +
-                     std::to_string(sizeof(penstock_transport)) +
+                     std::to_string(kTableBeforeLandings) +
                      " or more; install it and penstock from one release");
   if (!complete(*module)) broken(file, "its function table has empty entries");
   auto provider = std::make_shared<ModuleProvider>(*module);

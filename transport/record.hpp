@@ -33,14 +33,13 @@ enum RecordFlag : std::uint8_t {
   kTombstone = 1U << 1U,   ///< a reservation that was dropped; never handed out
   kFin = 1U << 2U,         ///< the sender closed: nothing follows
   kFragment = 1U << 3U,    ///< a piece of a message, but not the last
-  kLanding = 1U << 4U,     ///< reserved: notice of a payload that landed elsewhere
+  kLanding = 1U << 4U,     ///< with kFirst: asks for memory to land in; with kLast: landed there
   kSelfProved = 1U << 5U,  ///< `mark` is a keyed hash over cursor, word and payload
   kFirst = 1U << 6U,       ///< before the pieces of a message: its length, 8 bytes
   kLast = 1U << 7U,        ///< the last piece
 };
-/// A record of a message in pieces has one of these.
-inline constexpr std::uint8_t kInPieces = kFirst | kFragment | kLast;
-inline constexpr std::uint8_t kKnownFlags = kPadding | kTombstone | kFin | kSelfProved | kInPieces;
+/// A record of a message that does not come in one has one of these, or kLanding and one of them.
+inline constexpr std::uint8_t kInPieces = kFirst | kFragment | kLast | kLanding;
 
 /// In front of every payload, 16 bytes. `word` holds the payload's length in bytes (bits 0-31) and
 /// the flags (bits 32-39); bits 40-63 are zero. `mark` is stored last: it commits the record.
@@ -71,6 +70,19 @@ struct CreditLine {
 };
 static_assert(sizeof(CreditLine) == kLine);
 
+/// Written by the receiver into the sender's memory, one cache line after the credit line: the
+/// answer to a record with kFirst and kLanding.
+struct OfferLine {
+  std::uint64_t id;      ///< cursor|1 of the record that asked
+  std::uint64_t length;  ///< bytes that may be written, as many as were asked for; 0: refused
+  std::array<std::uint64_t, 4> place;  ///< where, as the receiver's link says it (LandingPlace)
+  std::uint64_t check;                 ///< over the six words before it
+  std::uint64_t reserved;
+};
+static_assert(sizeof(OfferLine) == kLine);
+/// Where in the sender's region.
+inline constexpr std::size_t kOfferOffset = sizeof(CreditLine);
+
 /// What an immediate says (its upper byte).
 enum class Immediate : std::uint32_t {
   wake = 1U << 24U,  ///< to a receiver that sleeps: your ring has news
@@ -81,6 +93,7 @@ enum class Immediate : std::uint32_t {
   landed = 4U << 24U,  ///< to a receiver: the low 24 bits are the new tail / kRecordAlign
   /// To a receiver that asked for another mode: from the cursor in the low 24 bits on I keep to it.
   adopted = 5U << 24U,
+  offered = 6U << 24U,  ///< to a sender: your offer line has news
 };
 inline constexpr std::uint32_t kImmediateKind = 0xFF00'0000U;
 /// Immediates carry cursors modulo this.
@@ -127,6 +140,12 @@ struct SessionKey {
   [[nodiscard]] constexpr std::uint64_t credit_check(const CreditLine& line) const noexcept {
     const std::uint64_t first = fold(line.consumed ^ word[3], line.limit ^ word[1]);
     return fold(first ^ line.armed_at, line.mode ^ word[2]);
+  }
+  [[nodiscard]] constexpr std::uint64_t offer_check(const OfferLine& line) const noexcept {
+    const std::uint64_t first = fold(line.id ^ word[0], line.length ^ word[3]);
+    const std::uint64_t second = fold(line.place[0] ^ word[1], line.place[1] ^ word[2]);
+    const std::uint64_t third = fold(line.place[2] ^ word[3], line.place[3] ^ word[0]);
+    return fold(first ^ word[1], second ^ word[2] ^ std::rotl(third, 1));
   }
 };
 
@@ -177,6 +196,17 @@ inline void write_tail(TailLine& line, const TailLine& value) noexcept {
   copy.mode = load_shared(line.mode);
   copy.check = load_shared(line.check);
   if (copy.check != key.credit_check(copy)) return std::nullopt;
+  return copy;
+}
+
+/// Likewise an offer line.
+[[nodiscard]] inline std::optional<OfferLine> read_offer(const OfferLine& line,
+                                                         const SessionKey& key) noexcept {
+  OfferLine copy{};
+  copy.id = load_shared(line.id);
+  copy.length = load_shared(line.length);
+  for (std::size_t i = 0; i < copy.place.size(); ++i) copy.place[i] = load_shared(line.place[i]);
+  if (load_shared(line.check) != key.offer_check(copy)) return std::nullopt;
   return copy;
 }
 

@@ -132,6 +132,9 @@ class RemoteAdmission final : public Admission {
                   {{memory->region.get(), geometry.capacity, true},
                    {reinterpret_cast<std::byte*>(parts_.tail.line), sizeof(TailLine), true}});
     parts_.ring.owner = std::move(memory);
+    parts_.remote.landings = (hello.features_offered & kLandings) != 0 &&
+                             settings_.max_message != 0 && parts_.remote.link->limits().landings;
+    if (parts_.remote.landings) welcome.features |= kLandings;
     welcome.link = parts_.remote.link->describe();
   }
 
@@ -167,6 +170,8 @@ class RemoteApproach final : public Approach {
         {{memory->region.get(), kPage, true}, {memory->mirror.get(), welcome.capacity, false}});
     parts_.remote.credit = memory->region.get();
     parts_.ring.owner = std::move(memory);
+    parts_.remote.landings =
+        (welcome.features & kLandings) != 0 && parts_.remote.link->limits().landings;
     parts_.remote.link->connect(welcome.link);
     parts_.path = parts_.remote.link->path();
     return {parts_.remote.link->describe()};

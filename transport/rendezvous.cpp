@@ -610,7 +610,7 @@ void Handshake::greet(StreamListener& listener) {
   ends_ = ends_of(socket_.get(), hello_.process);
   admission_ = listener.traits_.admit();
   Welcome welcome;
-  welcome.features = hello_.features_offered & kKnownFeatures;
+  welcome.features = hello_.features_offered & kRoomFrames;
   welcome.session = hello_.session;
   welcome.incarnation = hello_.incarnation;
   welcome.path = listener.traits_.scheme;

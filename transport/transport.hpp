@@ -25,6 +25,7 @@ enum SenderWait : std::uint32_t {
   /// Likewise, without a thread: its process is to be told.
   kSenderRests = 1U << 2U,
   kSenderFlushes = 1U << 3U,  ///< waits for consumption, not for room
+  kSenderLands = 1U << 4U,    ///< remote: waits for memory to land in, or for its landing
 };
 /// Whoever set one of these wants any credit there is.
 inline constexpr std::uint32_t kSenderWantsAny = kSenderSleeps | kSenderRests;
@@ -79,7 +80,8 @@ class Connection;
 /// What a remote path has besides the ring's memory.
 struct LinkEnd {
   std::unique_ptr<Link> link;
-  std::byte* credit = nullptr;  ///< at the sender: the credit line that the receiver writes
+  std::byte* credit = nullptr;  ///< at the sender: the credit line that the receiver writes, ...
+  bool landings = false;  ///< both ends can have messages land; ... and, after it, the offer line
 };
 
 /// The sending end of a path, as made by Transport::connect().

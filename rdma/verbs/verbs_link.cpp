@@ -55,6 +55,42 @@ std::uint32_t at_most(std::uint32_t value, int limit) noexcept {
   return limit > 0 ? std::min(value, static_cast<std::uint32_t>(limit)) : value;
 }
 
+/// Where it may be, the kernel copies registered pages for the children of fork(). Where libibverbs
+/// hides them from children instead, a child would miss whatever else lies on the pages of a
+/// message, so there only memory of our own is registered.
+bool registers_any_memory() noexcept {
+  static const bool safe = ::ibv_is_fork_initialized() == IBV_FORK_UNNEEDED;
+  return safe;
+}
+
+class VerbsMemory final : public LinkMemory {
+ public:
+  VerbsMemory(std::shared_ptr<Device> device, const LinkRegion& region, RegionPtr registered)
+      : device_(std::move(device)), region_(region), registered_(std::move(registered)) {}
+  VerbsMemory(const VerbsMemory&) = delete;
+  VerbsMemory& operator=(const VerbsMemory&) = delete;
+  VerbsMemory(VerbsMemory&&) = delete;
+  VerbsMemory& operator=(VerbsMemory&&) = delete;
+  ~VerbsMemory() override {
+    if (!device_->ours()) static_cast<void>(registered_.release());  // the parent's
+  }
+  [[nodiscard]] LandingPlace place() const noexcept override {
+    return {address(), registered_->rkey};
+  }
+  [[nodiscard]] bool holds(std::uint64_t offset, std::uint64_t length) const noexcept {
+    return offset <= region_.length && length <= region_.length - offset;
+  }
+  [[nodiscard]] std::uint64_t address() const noexcept {
+    return reinterpret_cast<std::uint64_t>(region_.base);
+  }
+  [[nodiscard]] std::uint32_t local_key() const noexcept { return registered_->lkey; }
+
+ private:
+  const std::shared_ptr<Device> device_;
+  const LinkRegion region_;
+  RegionPtr registered_;
+};
+
 }  // namespace
 
 VerbsLink::VerbsLink(const PathChoice& path, std::vector<LinkRegion> regions,
@@ -328,7 +364,8 @@ LinkLimits VerbsLink::limits() const noexcept {
           .max_write = port_.attr.max_msg_sz,
           .packet = packet_,
           .receives = kReceivesPromised,
-          .ordered_writes = ordered_};
+          .ordered_writes = ordered_,
+          .landings = registers_any_memory()};
 }
 
 const ibv_mr* VerbsLink::registration_of(const RemoteWrite& write) const noexcept {
@@ -396,14 +433,22 @@ PostStatus VerbsLink::post(std::span<const RemoteWrite> writes,
     if (!writes.empty()) fill(requests[i], pieces[i], writes[i], position_ + i);
   }
   ibv_send_wr& last = requests[count - 1];
-  last.wr_id = cookie;
-  last.send_flags |= IBV_SEND_SIGNALED;
   if (immediate) {
     last.opcode = IBV_WR_RDMA_WRITE_WITH_IMM;
     last.imm_data = htonl(*immediate);
   }
+  const auto status = hand_over(requests[0], last, count, cookie);
+  if (immediate && status == PostStatus::posted) ++counters_.immediates;
+  return status;
+}
+
+/// The chain from `first` to `last`, of `count` requests, for which there is room.
+inline PostStatus VerbsLink::hand_over(ibv_send_wr& first, ibv_send_wr& last, std::uint32_t count,
+                                       std::uint64_t cookie) noexcept {
+  last.wr_id = cookie;
+  last.send_flags |= IBV_SEND_SIGNALED;
   ibv_send_wr* refused = nullptr;
-  if (const int error = ::ibv_post_send(queue_pair_.get(), requests.data(), &refused); error != 0) {
+  if (const int error = ::ibv_post_send(queue_pair_.get(), &first, &refused); error != 0) {
     fail_call("ibv_post_send", error);
     return PostStatus::failed;
   }
@@ -412,8 +457,47 @@ PostStatus VerbsLink::post(std::span<const RemoteWrite> writes,
   position_ += count;
   ++counters_.posts;
   counters_.work_requests += count;
-  if (immediate) ++counters_.immediates;
   return PostStatus::posted;
+}
+
+std::unique_ptr<LinkMemory> VerbsLink::add_memory(const LinkRegion& memory) noexcept {
+  if (!registers_any_memory() || memory.length == 0) return nullptr;
+  // A source may lie where nobody may write.
+  const unsigned access =
+      memory.remote_write ? unsigned{IBV_ACCESS_LOCAL_WRITE} | IBV_ACCESS_REMOTE_WRITE : 0U;
+  RegionPtr registered(::ibv_reg_mr(domain_.get(), memory.base, memory.length, access));
+  if (!registered) return nullptr;
+  try {
+    return std::make_unique<VerbsMemory>(device_, memory, std::move(registered));
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+
+PostStatus VerbsLink::land(const LandingWrite& write, std::uint64_t cookie) noexcept {
+  if (failed_) return PostStatus::failed;
+  const auto& source = static_cast<const VerbsMemory&>(*write.source);
+  const auto [address, key, unused, unused_too] = write.place;
+  if (!peer_ || !source.holds(write.offset, write.length) || write.length == 0 ||
+      write.length > port_.attr.max_msg_sz) {
+    fail([&] {
+      return fmt::format(
+          "rdma: a landing at {} ({}) was refused before it left: it lies outside "
+          "the memory of its message",
+          peer_text(), where());
+    });
+    return PostStatus::failed;
+  }
+  if (room_ == 0) return PostStatus::no_room;
+  ibv_sge piece{
+      .addr = source.address() + write.offset, .length = write.length, .lkey = source.local_key()};
+  ibv_send_wr request{};
+  request.opcode = IBV_WR_RDMA_WRITE;
+  request.wr.rdma = {.remote_addr = address + write.offset,
+                     .rkey = static_cast<std::uint32_t>(key)};
+  request.sg_list = &piece;
+  request.num_sge = 1;
+  return hand_over(request, request, 1, cookie);
 }
 
 std::optional<std::uint64_t> VerbsLink::poll_sends() noexcept {

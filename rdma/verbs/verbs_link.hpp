@@ -1,7 +1,8 @@
 // A link over one reliably connected queue pair.
 //
 // Who calls what: whoever holds the link's progress token (link.hpp). Only DeviceWatch is written
-// by other threads, those that take the device's asynchronous events.
+// by other threads, those that take the device's asynchronous events. add_memory() reads what never
+// changes.
 //
 // Invariants
 //   - Of a post, only the last work request is signalled. `unfinished_` has a post for each
@@ -69,6 +70,8 @@ class VerbsLink final : public Link {
   [[nodiscard]] PostStatus post(std::span<const RemoteWrite> writes,
                                 std::optional<std::uint32_t> immediate,
                                 std::uint64_t cookie) noexcept override;
+  [[nodiscard]] std::unique_ptr<LinkMemory> add_memory(const LinkRegion& memory) noexcept override;
+  [[nodiscard]] PostStatus land(const LandingWrite& write, std::uint64_t cookie) noexcept override;
   [[nodiscard]] std::size_t poll(std::span<LinkEvent> events) noexcept override;
   void arm(bool completions, bool immediates) noexcept override;
   void disarm() noexcept override;
@@ -107,6 +110,8 @@ class VerbsLink final : public Link {
   [[nodiscard]] bool allowed(const RemoteWrite& write) const noexcept;
   void fill(ibv_send_wr& request, ibv_sge& piece, const RemoteWrite& write,
             std::uint64_t position) noexcept;
+  [[nodiscard]] PostStatus hand_over(ibv_send_wr& first, ibv_send_wr& last, std::uint32_t count,
+                                     std::uint64_t cookie) noexcept;
   [[nodiscard]] int post_receives(std::uint32_t count) noexcept;
   [[nodiscard]] std::optional<std::uint64_t> poll_sends() noexcept;
   [[nodiscard]] std::size_t poll_receives(std::span<LinkEvent> events) noexcept;

@@ -194,7 +194,7 @@ TEST(ByteRing, a_header_that_lies_is_malformed) {
   EXPECT_EQ(forge(header_word(2048 - 16, 0)), Inspection::record);
   EXPECT_EQ(forge(header_word(2048 - 15, 0)), Inspection::malformed) << "beyond the bound";
   EXPECT_EQ(forge(header_word(0xFFFF'FFFF, 0)), Inspection::malformed) << "beyond the ring";
-  EXPECT_EQ(forge(header_word(0, kLanding)), Inspection::malformed) << "unknown flag";
+  EXPECT_EQ(forge(std::uint64_t{1} << 40U), Inspection::malformed) << "unknown flag";
   EXPECT_EQ(forge(header_word(0, 0) | 1ULL << 63U), Inspection::malformed) << "reserved bits";
 }
 

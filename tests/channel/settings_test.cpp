@@ -65,6 +65,21 @@ TEST(Settings, options_of_the_other_end_are_let_through) {
       Uri::parse("shm:a?capacity=4KiB&target_delay=1ms&persistent=1"), *make_shm(), {}));
 }
 
+TEST(Settings, messages_land_as_is_quicker_unless_it_is_said_otherwise) {
+  const auto landing = [](const std::string& text) {
+    return connect_settings(Uri::parse("shm:a" + text), *make_shm(), {}).landing;
+  };
+  EXPECT_EQ(landing(""), kLandingAuto);
+  EXPECT_EQ(landing("?landing=auto"), kLandingAuto);
+  EXPECT_EQ(landing("?landing=never"), kLandingNever);
+  EXPECT_EQ(landing("?landing=always"), kLeastLanding);
+  EXPECT_EQ(landing("?landing=2MiB"), 2U << 20U);
+  EXPECT_THROW((void)landing("?landing=4095"), SetupError);
+  EXPECT_THROW((void)landing("?landing=0"), SetupError);
+  EXPECT_THROW((void)landing("?landing=often"), SetupError);
+  EXPECT_NO_THROW((void)bound("shm:a?landing=never"));
+}
+
 TEST(Settings, what_is_wrong_is_refused_with_a_remedy) {
   EXPECT_NE(refusal("shm:a?capcity=1").find("did you mean 'capacity'"), std::string::npos);
   EXPECT_NE(refusal("shm:a?capacity=5000").find("power of two"), std::string::npos);

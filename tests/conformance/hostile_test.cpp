@@ -16,6 +16,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -36,6 +37,7 @@
 #include "penstock/transport/connection.hpp"
 #include "penstock/transport/fd.hpp"
 #include "penstock/transport/handshake.hpp"
+#include "penstock/transport/link_budget.hpp"
 #include "penstock/transport/registry.hpp"
 #include "tests/transport/torn_link.hpp"
 
@@ -139,6 +141,43 @@ class HostileSender {
               static_cast<ssize_t>(sizeof(one)));
   }
   [[nodiscard]] RingControl& control() const { return *parts_.ring.control; }
+
+  // Landings: only where the two ends have agreed on them.
+  [[nodiscard]] bool lands() const { return parts_.remote.landings; }
+  /// Asks for memory, in a record at `at`.
+  bool ask(Cursor at, std::uint64_t size) {
+    return write(at + sizeof(RecordHeader), bytes_of(size)) &&
+           write_header(at, header_word(sizeof size, kFirst | kLanding)) &&
+           announce(at + record_size(sizeof size));
+  }
+  /// The answer to the question at `at`; nothing: the path is dead.
+  std::optional<OfferLine> wait_for_offer(Cursor at) {
+    const auto& line = *reinterpret_cast<const OfferLine*>(parts_.remote.credit + kOfferOffset);
+    std::array<LinkEvent, 16> events{};
+    for (;;) {
+      const auto offer = read_offer(line, key());
+      if (offer && offer->id == (at | 1U)) return offer;
+      const std::size_t count = parts_.remote.link->poll(events);
+      for (std::size_t i = 0; i < count; ++i)
+        if (events[i].kind == LinkEvent::Kind::failed) return std::nullopt;
+      std::this_thread::yield();
+    }
+  }
+  /// ... of what was asked for at `asked`.
+  bool say_landed_at(Cursor at, Cursor asked) {
+    const std::uint64_t id = asked | 1U;
+    return write(at + sizeof(RecordHeader), bytes_of(id)) &&
+           write_header(at, header_word(sizeof id, kLast | kLanding)) &&
+           announce(at + record_size(sizeof id));
+  }
+  /// Writes there. False: the path is dead.
+  bool land(const OfferLine& offer, std::span<std::byte> bytes) {
+    const auto source = parts_.remote.link->add_memory({bytes.data(), bytes.size(), false});
+    return finish(parts_.remote.link->land({.source = source.get(),
+                                            .length = static_cast<std::uint32_t>(bytes.size()),
+                                            .place = offer.place},
+                                           ++cookie_));
+  }
   void say_goodbye(FrameType type, Cursor cursor) const {
     parts_.connection->say_goodbye(type, cursor);
   }
@@ -160,9 +199,14 @@ class HostileSender {
       (void)link.poll(events);
       std::this_thread::yield();
     }
+    return finish(status);
+  }
+  /// One thing after the other, so that no more immediates are under way than are allowed.
+  bool finish(PostStatus status) {
     if (status == PostStatus::failed) return false;
-    // One thing after the other, so that no more immediates are under way than are allowed.
-    for (std::uint64_t done = 0; done < cookie;) {
+    Link& link = *parts_.remote.link;
+    std::array<LinkEvent, 16> events{};
+    for (std::uint64_t done = 0; done < cookie_;) {
       const std::size_t count = link.poll(events);
       for (std::size_t i = 0; i < count; ++i) {
         if (events[i].kind == LinkEvent::Kind::failed) return false;
@@ -319,6 +363,118 @@ TEST_P(HostileSenderTest, pieces_that_make_no_message_end_that_sender) {
     EXPECT_EQ(one.forged_, 0U);
     EXPECT_NE(one.reasons_.find("breaks the protocol"), std::string::npos) << one.reasons_;
   }
+}
+
+TEST_P(HostileSenderTest, landings_that_were_not_agreed_on_end_that_sender) {
+  for (const auto* const query : {"", "&max_message=8192&can_land=0"}) {
+    if (*query != '\0' && !std::string(GetParam().scheme).starts_with("torn")) continue;
+    Watch one(GetParam().scheme, GetParam().query + std::string(query));
+    one.run([&](HostileSender& hostile) {
+      EXPECT_FALSE(hostile.lands());
+      (void)hostile.ask(0, 100);
+      one.wait_for_loss();
+    });
+    EXPECT_EQ(one.forged_, 0U);
+    EXPECT_NE(one.reasons_.find("breaks the protocol"), std::string::npos) << one.reasons_;
+  }
+}
+
+TEST_P(HostileSenderTest, questions_and_notices_that_cannot_be_end_that_sender) {
+  struct Step {
+    std::uint8_t flags;
+    std::uint32_t length;
+    std::uint64_t says = 0;
+  };
+  constexpr std::uint64_t kMost = 8192;
+  for (const auto& steps :
+       std::vector<std::vector<Step>>{{{kLanding, 16}},
+                                      {{kLast | kLanding, 8, 1}},
+                                      {{kFragment | kLanding, 8, 100}},
+                                      {{kFirst | kLast | kLanding, 8, 100}},
+                                      {{kFirst | kLanding, 8, 0}},
+                                      {{kFirst | kLanding, 8, kMost + 1}},
+                                      {{kFirst | kLanding, 8, ~std::uint64_t{0}}},
+                                      {{kFirst | kLanding, 7, 100}},
+                                      {{kFirst | kLanding, 8, 100}, {kFragment, 16}},
+                                      {{kFirst | kLanding, 8, 100}, {kLast, 100}},
+                                      {{kFirst | kLanding, 8, 100}, {kLast | kLanding, 0}},
+                                      {{kFirst, 8, 100}, {kLast | kLanding, 8, 1}}}) {
+    Watch one(GetParam().scheme, GetParam().query + ("&max_message=" + std::to_string(kMost)));
+    one.run([&](HostileSender& hostile) {
+      Cursor at = 0;
+      for (const auto& step : steps) {
+        ASSERT_TRUE(hostile.write(at + sizeof(RecordHeader), bytes_of(step.says)));
+        ASSERT_TRUE(hostile.write_header(at, header_word(step.length, step.flags)));
+        at += record_size(step.length);
+      }
+      (void)hostile.announce(at);
+      one.wait_for_loss();
+    });
+    EXPECT_EQ(one.forged_, 0U);
+    EXPECT_NE(one.reasons_.find("breaks the protocol"), std::string::npos) << one.reasons_;
+  }
+}
+
+TEST_P(HostileSenderTest, a_notice_that_comes_twice_ends_that_sender) {
+  Watch watch(GetParam().scheme, GetParam().query + std::string("&max_message=8192"));
+  watch.run([&](HostileSender& hostile) {
+    if (!hostile.lands()) return;
+    ASSERT_TRUE(hostile.ask(0, 5000));
+    ASSERT_TRUE(hostile.wait_for_offer(0));
+    ASSERT_TRUE(hostile.say_landed_at(32, 0));
+    (void)hostile.say_landed_at(64, 0);
+    watch.wait_for_loss();
+  });
+  EXPECT_LE(watch.forged_, 1U);
+}
+
+TEST_P(HostileSenderTest, what_was_handed_out_cannot_be_written_any_more) {
+  Receiver receiver = penstock::bind(fresh_uri(
+      GetParam().scheme, "capacity=4KiB&max_message=8192&" + std::string(GetParam().query)));
+  HostileSender hostile(receiver.uris().at(0), GetParam().query);
+  if (!hostile.lands()) return;
+  std::optional<OfferLine> offer;
+  std::jthread sending([&] {
+    ASSERT_TRUE(hostile.ask(0, 5000));
+    offer = hostile.wait_for_offer(0);
+    ASSERT_TRUE(offer);
+    EXPECT_EQ(offer->length, 5000U);
+    (void)hostile.say_landed_at(32, 0);
+  });
+  const auto message = receiver.recv();
+  sending.join();
+  ASSERT_TRUE(message);
+  ASSERT_EQ(message.data().size(), 5000U);
+  // It said that it had written, and had not: nothing that lay in that memory is handed out.
+  const std::vector<std::byte> nothing(5000);
+  EXPECT_TRUE(std::ranges::equal(message.data(), nothing));
+  std::vector<std::byte> late(5000, std::byte{0xEE});
+  EXPECT_FALSE(hostile.land(*offer, late));
+  EXPECT_TRUE(std::ranges::equal(message.data(), nothing));
+}
+
+TEST_P(HostileSenderTest, memory_that_was_offered_in_vain_is_taken_back) {
+  auto receiver = std::make_unique<Receiver>(penstock::bind(fresh_uri(
+      GetParam().scheme, "capacity=4KiB&max_message=64KiB&" + std::string(GetParam().query))));
+  const auto before = link_use().pinned;
+  {
+    HostileSender hostile(receiver->uris().at(0), GetParam().query);
+    if (!hostile.lands()) return;
+    std::atomic<bool> over = false;
+    std::jthread sending([&] {
+      for (Cursor at = 0; at < 20 * 32; at += 32) {
+        EXPECT_TRUE(hostile.ask(at, 50'000));
+        EXPECT_TRUE(hostile.wait_for_offer(at));
+      }
+      over = true;
+    });
+    while (!over) EXPECT_EQ(receiver->recv_for(milliseconds(1)).status(), RecvStatus::timed_out);
+    sending.join();
+    EXPECT_LE(link_use().pinned, before + 2 * (50'000 + kCapacity + 4096));
+  }
+  EXPECT_EQ(receiver->recv().status(), RecvStatus::peer_lost);
+  EXPECT_EQ(receiver->recv().status(), RecvStatus::closed);  // which lets the lost one's ring go
+  EXPECT_EQ(link_use().pinned, before);
 }
 
 TEST_P(HostileSenderTest, a_tail_ahead_of_the_records_brings_nothing) {
@@ -805,6 +961,128 @@ TEST_P(HostileReceiverTest, one_that_never_returns_credit_holds_up_its_own_sende
   EXPECT_EQ(sender_.close(milliseconds(5)), FlushStatus::timed_out);
   sender_ = Sender();  // no longer than its linger time
 }
+
+/// A receiver that answers questions for memory as it likes.
+class HostileOfferTest : public testing::TestWithParam<const char*> {
+ protected:
+  /// The sender sends a long message to an attacker, which offers `offers(key, id)` one after
+  /// another. What the sender was told.
+  SendStatus attack(
+      const std::function<std::vector<OfferLine>(const SessionKey&, std::uint64_t id)>& offers,
+      Duration timeout = kForever) {
+    ensure_torn_link();
+    const auto sink = std::make_shared<HostileReceiver>();
+    InletSettings settings{kCapacity, 0, std::chrono::seconds(10)};
+    settings.max_message = 1U << 20U;
+    const auto listener =
+        find_transport("torn")->listen(Uri::parse(fresh_uri("torn", GetParam())), settings, sink);
+    sender_ =
+        connect(listener->uri() + "?landing=always&" + GetParam(), {.linger = milliseconds(1)});
+    auto parts = std::make_optional(sink->take());
+    EXPECT_TRUE(parts->remote.landings);
+    std::atomic<bool> over = false;
+    std::jthread attacker([&] {
+      Link& link = *parts->remote.link;
+      std::uint64_t cookie = 0;
+      std::array<LinkEvent, 16> events{};
+      const auto write = [&](const void* line, std::uint64_t offset, Immediate immediate) {
+        const RemoteWrite one{.source = static_cast<const std::byte*>(line),
+                              .length = 64,
+                              .offset = offset,
+                              .copied = true};
+        if (link.post(std::span(&one, 1), static_cast<std::uint32_t>(immediate), ++cookie) !=
+            PostStatus::posted)
+          return;
+        for (std::uint64_t done = 0; done < cookie;) {
+          const auto got = link.poll(events);
+          for (std::size_t n = 0; n < got; ++n) {
+            if (events[n].kind == LinkEvent::Kind::failed) return;
+            if (events[n].kind == LinkEvent::Kind::completed) done = events[n].value;
+          }
+          std::this_thread::yield();
+        }
+      };
+      CreditLine credit{0, kCapacity, 0, 1U << 8U, 0, {}};
+      if (std::string_view(GetParam()).find("ordered=0") != std::string_view::npos)
+        credit.mode |= static_cast<std::uint64_t>(PublishMode::immediate);
+      credit.check = parts->ring.key.credit_check(credit);
+      write(&credit, 0, Immediate::credit);
+      Record record;
+      while (RingView(parts->ring).inspect(0, kCapacity, record) != Inspection::record && !over)
+        std::this_thread::sleep_for(milliseconds(1));
+      EXPECT_EQ(record.flags & kInPieces, kFirst | kLanding);
+      for (const auto& offer : offers(parts->ring.key, record.begin | 1U))
+        write(&offer, kOfferOffset, Immediate::offered);
+      while (!over) {
+        (void)link.poll(events);
+        std::this_thread::sleep_for(milliseconds(1));
+      }
+    });
+    auto message = std::make_unique<std::vector<std::byte>>(100'000);
+    const auto status = sender_.send_for(*message, timeout);
+    message.reset();  // nothing reads it any more
+    over = true;
+    attacker.join();
+    return status;
+  }
+  static OfferLine checked(OfferLine line, const SessionKey& key) {
+    line.check = key.offer_check(line);
+    return line;
+  }
+  [[nodiscard]] std::string error() const { return sender_.stats().error; }
+
+ private:
+  Sender sender_;
+};
+
+TEST_P(HostileOfferTest, memory_of_another_size_breaks_the_protocol) {
+  for (const std::uint64_t size :
+       {std::uint64_t{99'999}, std::uint64_t{100'001}, ~std::uint64_t{0}}) {
+    EXPECT_EQ(attack([&](const SessionKey& key, std::uint64_t id) {
+                return std::vector{checked({id, size, {4096, 1, 0, 0}, 0, 0}, key)};
+              }),
+              SendStatus::peer_lost);
+    EXPECT_NE(error().find("breaks the protocol"), std::string::npos) << error();
+  }
+}
+
+TEST_P(HostileOfferTest, what_was_not_asked_for_or_is_not_whole_is_no_answer) {
+  EXPECT_EQ(attack(
+                [&](const SessionKey& key, std::uint64_t id) {
+                  std::vector<OfferLine> offers;
+                  for (const auto other : {std::uint64_t{0}, id - 1, id + 1, id + 16, ~id})
+                    offers.push_back(checked({other, 100'000, {4096, 1, 0, 0}, 0, 0}, key));
+                  auto torn = checked({id, 100'000, {4096, 1, 0, 0}, 0, 0}, key);
+                  ++torn.place[0];
+                  offers.push_back(torn);
+                  return offers;
+                },
+                milliseconds(300)),
+            SendStatus::timed_out);
+}
+
+TEST_P(HostileOfferTest, a_place_that_is_none_fails_the_path) {
+  EXPECT_EQ(attack([&](const SessionKey& key, std::uint64_t id) {
+              return std::vector{checked({id, 100'000, {4096, 1, 0, 0}, 0, 0}, key)};
+            }),
+            SendStatus::peer_lost);
+  EXPECT_NE(error().find("offers nothing"), std::string::npos) << error();
+}
+
+TEST_P(HostileOfferTest, after_a_refusal_the_message_goes_in_pieces) {
+  EXPECT_EQ(attack(
+                [&](const SessionKey& key, std::uint64_t id) {
+                  return std::vector{checked({id, 0, {}, 0, 0}, key)};
+                },
+                milliseconds(300)),
+            SendStatus::timed_out)
+      << "nobody reads them";
+}
+
+INSTANTIATE_TEST_SUITE_P(Paths, HostileOfferTest, testing::Values("seed=1", "seed=1&ordered=0"),
+                         [](const auto& name) {
+                           return name.index == 0 ? "torn_ordered" : "torn_unordered";
+                         });
 
 TEST_P(HostileReceiverTest, scribbling_over_a_shared_ring_harms_nobody_else) {
   if (!local()) return;

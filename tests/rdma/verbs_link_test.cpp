@@ -19,6 +19,7 @@
 #include <random>
 #include <span>
 #include <string>
+#include <thread>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -448,6 +449,88 @@ TEST_P(VerbsLinkTest, ADeadPeerFailsItWithTheFirstCause) {
   EXPECT_TRUE(says(a_->error(), "the peer is gone or unreachable"));
   EXPECT_TRUE(says(a_->error(), "queue pair 0x"));
   EXPECT_EQ(write(0, 64, 0, 21), PostStatus::failed);
+}
+
+TEST_P(VerbsLinkTest, AMessageLandsInMemoryThatWasAddedForIt) {
+  join();
+  ASSERT_TRUE(a_->limits().landings) << "the kernel copies no registered pages for children";
+  const Memory target(3 * kPage + 1);
+  mirror_.fill(11);
+  const auto taken = b_->add_memory(target.region(true));
+  // Beginning and end need not lie at pages' borders.
+  const auto source = a_->add_memory({mirror_.data() + 5, target.size(), false});
+  ASSERT_TRUE(taken && source);
+  ASSERT_EQ(a_->land({source.get(), 0, 5000, taken->place()}, 1), PostStatus::posted);
+  const auto rest = static_cast<std::uint32_t>(target.size() - 5000);
+  ASSERT_EQ(a_->land({source.get(), 5000, rest, taken->place()}, 2), PostStatus::posted);
+  LinkEvent event = next(*a_);
+  if (event.value == 1) event = next(*a_);
+  ASSERT_EQ(event.kind, Kind::completed) << a_->error();
+  EXPECT_EQ(event.value, 2U);
+  EXPECT_EQ(std::memcmp(target.data(), mirror_.data() + 5, target.size()), 0);
+  EXPECT_EQ(a_->counters().posts, 2U);
+}
+
+TEST_P(VerbsLinkTest, ASourceMayLieWhereNobodyMayWrite) {
+  join();
+  ASSERT_EQ(::mprotect(mirror_.data(), kPage, PROT_READ), 0);
+  const Memory target(kPage);
+  const auto taken = b_->add_memory(target.region(true));
+  const auto source = a_->add_memory({mirror_.data(), kPage, false});
+  ASSERT_TRUE(taken && source);
+  std::memset(target.data(), 1, kPage);
+  ASSERT_EQ(a_->land({source.get(), 0, kPage, taken->place()}, 1), PostStatus::posted);
+  expect_event(*a_, Kind::completed, 1);
+  EXPECT_EQ(target.data()[kPage - 1], std::byte{0});
+}
+
+TEST_P(VerbsLinkTest, MemoryThatCannotBePinnedIsRefusedAndTheLinkGoesOn) {
+  join();
+  void* const nowhere = ::mmap(nullptr, kPage, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ::munmap(nowhere, kPage);
+  EXPECT_EQ(a_->add_memory({static_cast<std::byte*>(nowhere), kPage, false}), nullptr);
+  EXPECT_EQ(a_->add_memory({static_cast<std::byte*>(nowhere), kPage, true}), nullptr);
+  ASSERT_EQ(write(0, 64, 0, 1, 7), PostStatus::posted);
+  expect_event(*b_, Kind::immediate, 7);
+}
+
+TEST_P(VerbsLinkTest, ALandingInMemoryThatWasTakenBackFailsTheLinkAndWritesNothing) {
+  join();
+  const Memory target(kPage);
+  auto taken = b_->add_memory(target.region(true));
+  const auto place = taken->place();
+  taken.reset();
+  mirror_.fill(12);
+  const auto source = a_->add_memory(mirror_.region(false));
+  ASSERT_EQ(a_->land({source.get(), 0, kPage, place}, 1), PostStatus::posted);
+  EXPECT_EQ(next(*a_).kind, Kind::failed);
+  EXPECT_TRUE(says(a_->error(), "remote access error"));
+  EXPECT_TRUE(std::all_of(target.data(), target.data() + kPage,
+                          [](std::byte b) { return b == std::byte{0}; }));
+}
+
+TEST_P(VerbsLinkTest, ALandingOutsideOfItsMessageIsRefused) {
+  join();
+  const Memory target(kPage);
+  const auto taken = b_->add_memory(target.region(true));
+  const auto source = a_->add_memory({mirror_.data(), 1000, false});
+  EXPECT_EQ(a_->land({source.get(), 990, 11, taken->place()}, 1), PostStatus::failed);
+  EXPECT_EQ(next(*a_).kind, Kind::failed);
+  EXPECT_TRUE(says(a_->error(), "outside the memory of its message"));
+}
+
+TEST_P(VerbsLinkTest, MemoryIsAddedAndTakenBackBesideOtherCalls) {
+  join();
+  std::atomic<bool> over = false;
+  std::jthread adding([&] {
+    const Memory memory(16 * kPage);
+    while (!over) EXPECT_NE(a_->add_memory(memory.region(true)), nullptr);
+  });
+  for (std::uint64_t cookie = 1; cookie <= 300; ++cookie) {
+    ASSERT_EQ(write(0, 64, 0, cookie), PostStatus::posted);
+    expect_event(*a_, Kind::completed, cookie);
+  }
+  over = true;
 }
 
 TEST_P(VerbsLinkTest, DestructionFences) {

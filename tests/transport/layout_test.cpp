@@ -24,6 +24,11 @@ TEST(Layout, sizes_and_offsets_are_those_of_wire_version_1) {
   EXPECT_EQ(offsetof(CreditLine, armed_at), 16U);
   EXPECT_EQ(offsetof(CreditLine, mode), 24U);
   EXPECT_EQ(offsetof(CreditLine, check), 32U);
+  EXPECT_EQ(sizeof(OfferLine), 64U);
+  EXPECT_EQ(offsetof(OfferLine, length), 8U);
+  EXPECT_EQ(offsetof(OfferLine, place), 16U);
+  EXPECT_EQ(offsetof(OfferLine, check), 48U);
+  EXPECT_EQ(kOfferOffset, 64U);
   EXPECT_EQ(kRingRegion, 0U);
   EXPECT_EQ(kTailRegion, 1U);
   EXPECT_EQ(sizeof(FrameHeader), 12U);
@@ -69,6 +74,12 @@ TEST(Layout, checks_of_a_known_key_are_these) {
   EXPECT_EQ(key.mark(96, header_word(64, 0)), 0xd963'c345'5db5'fd92U);
   EXPECT_EQ(key.tail_check(4096), 0x731e'2e8d'5b04'a015U);
   EXPECT_EQ(key.credit_check(line), 0x1f60'3ad7'0d58'777fU);
+
+  OfferLine offer{};
+  offer.id = 97;
+  offer.length = 1U << 20U;
+  offer.place = {0x7f00'0000'1000, 0x1234, 0, 0};
+  EXPECT_EQ(key.offer_check(offer), 0xf4b5'b0bb'0628'4ae7U);
 
   const Prover prover(key);
   EXPECT_EQ(prover.prove(96, header_word(3, kSelfProved), payload, 3), 0xcced'd30b'd4ef'5fc5U);

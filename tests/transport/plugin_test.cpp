@@ -211,6 +211,44 @@ TEST_F(Plugin, CarriesEveryCallAcross) {
   EXPECT_EQ(link->error(), "echo: no such region");
 }
 
+TEST_F(Plugin, CarriesLandingsAcross) {
+  install("none", "echo");
+  const auto provider = load_link_module("echo");
+  const auto link =
+      provider->open({.local_host = {}, .peer_host = {}, .options = {}, .regions = {}});
+  EXPECT_TRUE(link->limits().landings);
+  std::array<std::byte, 64> from{};
+  std::array<std::byte, 64> to{};
+  from[40] = std::byte{9};
+  {
+    const auto source = link->add_memory({from.data(), from.size(), false});
+    const auto target = link->add_memory({to.data(), to.size(), true});
+    ASSERT_TRUE(source && target);
+    EXPECT_EQ(target->place(),
+              (LandingPlace{reinterpret_cast<std::uint64_t>(to.data()), 64, 0, 77}));
+    EXPECT_EQ(link->counters().posts, 2U);
+    EXPECT_EQ(link->land({source.get(), 40, 2, target->place()}, 1ULL << 50U), PostStatus::posted);
+    EXPECT_EQ(to[40], std::byte{9});
+    std::array<LinkEvent, 2> events;
+    ASSERT_EQ(link->poll(events), 1U);
+    EXPECT_EQ(events[0].value, 1ULL << 50U);
+    EXPECT_EQ(link->land({target.get(), 0, 1, source->place()}, 2), PostStatus::failed);
+  }
+  EXPECT_EQ(link->counters().posts, 0U) << "both were taken back";
+  EXPECT_EQ(link->add_memory({from.data(), 13, true}), nullptr);
+}
+
+TEST_F(Plugin, OfBeforeThereWereLandingsIsUsedWithoutThem) {
+  install("older", "echo");
+  const auto provider = load_link_module("echo");
+  ASSERT_NE(provider, nullptr);
+  const auto link =
+      provider->open({.local_host = {}, .peer_host = {}, .options = {}, .regions = {}});
+  EXPECT_FALSE(link->limits().landings);
+  std::array<std::byte, 64> memory{};
+  EXPECT_EQ(link->add_memory({memory.data(), memory.size(), false}), nullptr);
+}
+
 TEST_F(Plugin, LetsNoExceptionAcross) {
   install("none", "echo");
   const auto provider = load_link_module("echo");

@@ -1,5 +1,6 @@
 // A transport module for plugin_test.cpp: what PENSTOCK_TEST_MODULE_FAULT says is wrong with it.
 // Without a fault it is a working transport of links that write into themselves.
+#include <cstddef>
 #include <cstring>
 #include <deque>
 #include <memory>
@@ -9,6 +10,28 @@
 
 namespace penstock {
 namespace {
+
+/// Its place says where it lies, how long it is, and whether it is a source.
+class EchoMemory final : public LinkMemory {
+ public:
+  EchoMemory(const LinkRegion& region, LinkCounters& counters)
+      : region_(region), counters_(counters) {
+    ++counters_.posts;
+  }
+  EchoMemory(const EchoMemory&) = delete;
+  EchoMemory& operator=(const EchoMemory&) = delete;
+  EchoMemory(EchoMemory&&) = delete;
+  EchoMemory& operator=(EchoMemory&&) = delete;
+  ~EchoMemory() override { --counters_.posts; }
+  [[nodiscard]] LandingPlace place() const noexcept override {
+    return {reinterpret_cast<std::uint64_t>(region_.base), region_.length,
+            region_.remote_write ? 0U : 1U, 77};
+  }
+
+ private:
+  const LinkRegion region_;
+  LinkCounters& counters_;
+};
 
 /// Writes into its own exposed regions: enough to see every argument arrive.
 class EchoLink final : public Link {
@@ -21,8 +44,23 @@ class EchoLink final : public Link {
     if (peer.size() != 3) throw SetupError(Errc::handshake_failed, "echo: not a description");
   }
   [[nodiscard]] LinkLimits limits() const noexcept override {
-    return {
-        .max_writes = 4, .max_write = 1000, .packet = 100, .receives = 5, .ordered_writes = true};
+    return {.max_writes = 4,
+            .max_write = 1000,
+            .packet = 100,
+            .receives = 5,
+            .ordered_writes = true,
+            .landings = true};
+  }
+  [[nodiscard]] std::unique_ptr<LinkMemory> add_memory(const LinkRegion& memory) noexcept override {
+    return memory.length == 13 ? nullptr : std::make_unique<EchoMemory>(memory, counters_);
+  }
+  [[nodiscard]] PostStatus land(const LandingWrite& write, std::uint64_t cookie) noexcept override {
+    const auto from = write.source->place();
+    if (from[2] != 1) return PostStatus::failed;
+    std::memcpy(reinterpret_cast<std::byte*>(write.place[0]) + write.offset,
+                reinterpret_cast<const std::byte*>(from[0]) + write.offset, write.length);
+    events_.push_back({.kind = LinkEvent::Kind::completed, .value = cookie});
+    return PostStatus::posted;
   }
   [[nodiscard]] PostStatus post(std::span<const RemoteWrite> writes,
                                 std::optional<std::uint32_t> immediate,
@@ -98,5 +136,10 @@ penstock_transport_v1() {
   if (fault == "version") table.abi_version = 999;
   if (fault == "size") table.struct_size = 64;
   if (fault == "entry") table.link_poll = nullptr;
+  if (fault == "older") {
+    // What lies behind its end is not to be looked at.
+    table.struct_size = offsetof(penstock_transport, link_add_memory);
+    table.link_land = reinterpret_cast<decltype(table.link_land)>(1);
+  }
   return &table;
 }

@@ -36,7 +36,8 @@ constexpr LinkLimits kLimits{.max_writes = 4,
                              .max_write = 64 * 1024,
                              .packet = 1024,
                              .receives = 16,
-                             .ordered_writes = true};
+                             .ordered_writes = true,
+                             .landings = true};
 constexpr std::size_t kQueue = 64;   // items in flight on one link
 constexpr std::size_t kStep = 4096;  // bytes that land at most while the mutex is held
 
@@ -46,8 +47,8 @@ constexpr std::size_t kStep = 4096;  // bytes that land at most while the mutex 
 }
 
 // A device's stores are invisible to the sanitizers and to the memory model; so are these.
-[[gnu::noinline, gnu::no_sanitize_thread]] void land(std::byte* to, const std::byte* from,
-                                                     std::size_t length) {
+[[gnu::noinline, gnu::no_sanitize_thread]] void place_bytes(std::byte* to, const std::byte* from,
+                                                            std::size_t length) {
   volatile std::byte* target = to;
   const volatile std::byte* source = from;
   for (std::size_t i = 0; i < length; ++i) target[i] = source[i];
@@ -112,6 +113,9 @@ struct Item {
   Kind kind = Kind::write;
   std::uint64_t value = 0;  // of an immediate or a completion
   RemoteWrite write{};
+  // Of a landing: memory that was added to the two ends, found when it is needed, as a device does.
+  std::uint64_t from_memory = 0;
+  LandingPlace place{};
   std::vector<std::byte> copy{};
   std::vector<Piece> pieces{};
   std::size_t landed = 0;  // pieces
@@ -129,6 +133,7 @@ struct Options {
   bool slow = false;
   std::uint64_t fail_after = UINT64_MAX;
   bool overrun_fails = false;
+  bool landings = true;
 };
 
 std::uint64_t number(std::string_view key, std::string_view value) {
@@ -155,6 +160,7 @@ Options parse(std::string_view query) {
     if (key == "pace") options.slow = value == "slow";
     if (key == "overrun") options.overrun_fails = value == "fail";
     if (key == "fail_after") options.fail_after = number(key, value);
+    if (key == "can_land") options.landings = number(key, value) != 0;
   }
   return options;
 }
@@ -162,6 +168,26 @@ Options parse(std::string_view query) {
 }  // namespace
 
 class TornLink;
+
+class TornMemory final : public LinkMemory {
+ public:
+  TornMemory(std::shared_ptr<TornEngine> engine, std::uint64_t link, const LinkRegion& region);
+  TornMemory(const TornMemory&) = delete;
+  TornMemory& operator=(const TornMemory&) = delete;
+  TornMemory(TornMemory&&) = delete;
+  TornMemory& operator=(TornMemory&&) = delete;
+  ~TornMemory() override;
+  [[nodiscard]] LandingPlace place() const noexcept override {
+    return {reinterpret_cast<std::uint64_t>(region_.base), key_};
+  }
+  [[nodiscard]] std::uint64_t key() const { return key_; }
+
+ private:
+  const std::shared_ptr<TornEngine> engine_;
+  const std::uint64_t link_;
+  const LinkRegion region_;
+  std::uint64_t key_ = 0;
+};
 
 class TornEngine {
  public:
@@ -188,6 +214,7 @@ class TornEngine {
   std::mutex mutex;
   std::map<std::uint64_t, TornLink*> links;
   std::uint64_t next_id = 1;
+  std::uint64_t next_key = 1000;
   Tick now = 0;
 
  private:
@@ -256,6 +283,7 @@ class TornLink final : public Link {
   [[nodiscard]] LinkLimits limits() const noexcept override {
     LinkLimits limits = kLimits;
     limits.ordered_writes = options_.ordered;
+    limits.landings = options_.landings;
     return limits;
   }
 
@@ -300,6 +328,44 @@ class TornLink final : public Link {
     }
     queue_.push_back(Item{.kind = Item::Kind::completion, .value = cookie});
     if (dice_.one_in(4)) paused_until_ = engine_->now + pause();
+    engine_->has_work();
+    return PostStatus::posted;
+  }
+
+  [[nodiscard]] std::unique_ptr<LinkMemory> add_memory(const LinkRegion& memory) noexcept override {
+    if (!options_.landings) return nullptr;
+    return std::make_unique<TornMemory>(engine_, id_, memory);
+  }
+
+  [[nodiscard]] PostStatus land(const LandingWrite& write, std::uint64_t cookie) noexcept override {
+    const Inside inside(*this);
+    if (write.length == 0 || write.length > kLimits.max_write) broken("length of a landing");
+    const std::lock_guard lock(engine_->mutex);
+    if (peer_ == 0) broken("land() before connect()");
+    if (cookie <= last_cookie_) broken("cookies do not rise");
+    if (failed_) return PostStatus::failed;
+    if (counters_.posts >= options_.fail_after) {
+      fail_later("fail_after=" + std::to_string(options_.fail_after) + " asked for it");
+      if (TornLink* other = engine_->find(peer_)) other->fail_later("its peer failed");
+      return PostStatus::failed;
+    }
+    if (queue_.size() + 2 > kQueue) return PostStatus::no_room;
+    const auto key = static_cast<const TornMemory*>(write.source)->key();
+    const auto source = added_.find(key);
+    if (source == added_.end()) broken("a landing's source was not added to its link");
+    if (write.offset > source->second.length || write.length > source->second.length - write.offset)
+      broken("a landing's source goes outside of its memory");
+    last_cookie_ = cookie;
+    ++counters_.posts;
+    ++counters_.work_requests;
+    Item& item = queue_.emplace_back(Item{.kind = Item::Kind::write,
+                                          .write = {.source = source->second.base + write.offset,
+                                                    .length = write.length,
+                                                    .offset = write.offset},
+                                          .from_memory = key,
+                                          .place = write.place});
+    item.pieces = cut(write.length, dice_);
+    queue_.push_back(Item{.kind = Item::Kind::completion, .value = cookie});
     engine_->has_work();
     return PostStatus::posted;
   }
@@ -393,9 +459,13 @@ class TornLink final : public Link {
     return dice_.one_in(options_.slow ? 16 : 256);
   }
 
+  /// Memory that was added beside the regions.
+  std::map<std::uint64_t, LinkRegion> added_;
+
   [[nodiscard]] TornLinkProvider::End describe_end() const {
     TornLinkProvider::End end{.id = id_, .peer = peer_};
     for (const LinkRegion& region : exposed_) end.regions.push_back(region.length);
+    for (const auto& [key, memory] : added_) end.added += memory.length;
     return end;
   }
 
@@ -404,7 +474,7 @@ class TornLink final : public Link {
         bytes.size() > exposed_[region].length - offset) {
       return false;
     }
-    land(exposed_[region].base + offset, bytes.data(), bytes.size());
+    place_bytes(exposed_[region].base + offset, bytes.data(), bytes.size());
     return true;
   }
 
@@ -444,6 +514,27 @@ class TornLink final : public Link {
     }
   }
 
+  /// Where a write goes; null: nowhere, and both ends have failed.
+  std::byte* target_of(const Item& item, TornLink& peer) {
+    if (item.from_memory == 0) return peer.exposed_[item.write.region].base + item.write.offset;
+    if (!added_.contains(item.from_memory)) {
+      fail_later("local protection error: a landing's source was taken away");
+      peer.fail_later("its peer failed");
+      return nullptr;
+    }
+    const auto [address, key, unused, unused_too] = item.place;
+    const auto target = peer.added_.find(key);
+    if (target == peer.added_.end() || !target->second.remote_write ||
+        address != reinterpret_cast<std::uint64_t>(target->second.base) ||
+        item.write.offset > target->second.length ||
+        item.write.length > target->second.length - item.write.offset) {
+      fail_later("remote access error: a landing goes where its peer offers nothing");
+      peer.fail_later("its peer wrote where it may not");
+      return nullptr;
+    }
+    return target->second.base + item.write.offset;
+  }
+
   void land_some(TornLink& peer) {
     std::size_t at = 0;
     // What LinkLimits::ordered_writes promises of immediates.
@@ -459,12 +550,13 @@ class TornLink final : public Link {
     }
     Item& item = queue_[at];
     if (item.kind == Item::Kind::write) {
+      std::byte* const target = target_of(item, peer);
+      if (target == nullptr) return;
       const std::size_t budget = dice_.below(kStep);
       std::size_t bytes = 0;
       while (!item.done() && bytes <= budget) {
         const Piece piece = item.pieces[item.landed++];
-        land(peer.exposed_[item.write.region].base + item.write.offset + piece.offset,
-             item.write.source + piece.offset, piece.length);
+        place_bytes(target + piece.offset, item.write.source + piece.offset, piece.length);
         bytes += piece.length;
         if (dice_.one_in(16)) break;
       }
@@ -558,6 +650,21 @@ class TornLink final : public Link {
   LinkCounters counters_;
 };
 
+TornMemory::TornMemory(std::shared_ptr<TornEngine> engine, std::uint64_t link,
+                       const LinkRegion& region)
+    : engine_(std::move(engine)), link_(link), region_(region) {
+  const std::lock_guard lock(engine_->mutex);
+  key_ = engine_->next_key++;
+  engine_->find(link_)->added_.emplace(key_, region_);
+}
+
+TornMemory::~TornMemory() {
+  const std::lock_guard lock(engine_->mutex);
+  TornLink* link = engine_->find(link_);
+  if (link == nullptr) broken("memory outlives the link that it was added to");
+  link->added_.erase(key_);
+}
+
 void TornEngine::run() {
   Dice dice(1);
   std::unique_lock lock(mutex);
@@ -588,7 +695,7 @@ void TornEngine::run() {
 TornLinkProvider::TornLinkProvider() : engine_(std::make_shared<TornEngine>()) {}
 
 std::vector<std::string> TornLinkProvider::option_names() const {
-  return {"seed", "ordered", "pace", "fail_after", "overrun"};
+  return {"seed", "ordered", "pace", "fail_after", "overrun", "can_land"};
 }
 
 ProbeReport TornLinkProvider::probe() const {

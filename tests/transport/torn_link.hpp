@@ -8,12 +8,15 @@
 //   are never ordered against each other.
 // - Completions, immediates and wake-ups come late; wake-ups only when they were armed for exactly
 //   that kind of event before it came, and sometimes for nothing.
+// - A landing finds its memory, or the lack of it, when its bytes land: memory that was taken back
+//   before fails both ends.
 // - A peer that posts more immediates than the limits allow, a write outside of a region, a cookie
 //   that does not rise, or two calls at a time end the process with a message.
 //
 // URI options: seed=N; ordered=0|1 (default 1); pace=fast|slow (default fast); fail_after=N (posts
 // of this end after which the link fails; default never); overrun=abort|fail (what happens to an
-// end that posts more immediates than the limits allow; default abort).
+// end that posts more immediates than the limits allow; default abort); can_land=0|1 (whether this
+// end takes part in landings; default 1).
 #pragma once
 
 #include <cstddef>
@@ -44,6 +47,7 @@ class TornLinkProvider final : public LinkProvider {
     std::uint64_t id = 0;
     std::uint64_t peer = 0;              ///< 0 until it is connected
     std::vector<std::size_t> regions{};  ///< lengths of the regions that its peer may write
+    std::size_t added = 0;               ///< bytes that were added and are not taken back
   };
   [[nodiscard]] std::vector<End> ends() const;
   /// Writes into what link `id` exposes, as a peer that misbehaves would. False: no such place now.

@@ -140,6 +140,42 @@ TEST_P(TornLinkTest, fails_when_asked_to) {
   (void)Pair::wait_for(*pair.right, LinkEvent::Kind::failed);
 }
 
+TEST_P(TornLinkTest, a_message_lands_in_memory_that_was_added_for_it) {
+  Pair pair(GetParam());
+  EXPECT_TRUE(pair.left->limits().landings);
+  std::vector<std::byte> from(100'000, std::byte{5});
+  std::vector<std::byte> to(100'000);
+  const auto source = pair.left->add_memory({from.data(), from.size(), false});
+  const auto target = pair.right->add_memory({to.data(), to.size(), true});
+  std::uint64_t cookie = 0;
+  for (std::uint64_t at = 0; at < from.size(); at += 50'000)
+    ASSERT_EQ(pair.left->land({source.get(), at, 50'000, target->place()}, ++cookie),
+              PostStatus::posted);
+  while (Pair::wait_for(*pair.left, LinkEvent::Kind::completed) != cookie) {
+  }
+  EXPECT_EQ(from, to);
+}
+
+TEST_P(TornLinkTest, a_landing_fails_both_ends_where_an_end_took_its_memory_back) {
+  for (const bool of_source : {true, false}) {
+    Pair pair(GetParam());
+    std::vector<std::byte> from(60'000, std::byte{5});
+    std::vector<std::byte> to(60'000);
+    auto source = pair.left->add_memory({from.data(), from.size(), false});
+    auto target = pair.right->add_memory({to.data(), to.size(), true});
+    const auto place = target->place();
+    if (!of_source) target.reset();
+    ASSERT_EQ(pair.left->land({source.get(), 0, 60'000, place}, 1), PostStatus::posted);
+    if (of_source) source.reset();
+    const auto copy = to;
+    (void)Pair::wait_for(*pair.left, LinkEvent::Kind::failed);
+    EXPECT_NE(pair.left->error().find(of_source ? "protection" : "access"), std::string::npos)
+        << pair.left->error();
+    (void)Pair::wait_for(*pair.right, LinkEvent::Kind::failed);
+    EXPECT_EQ(copy, to);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Orders, TornLinkTest,
                          testing::Values("seed=1&ordered=1", "seed=2&ordered=0"),
                          [](const auto& name) {
