@@ -86,7 +86,8 @@ struct LinkLimits {
   std::uint32_t receives = 0;
   /// Two writes of one link are placed in the order in which they were posted, and poll() has an
   /// immediate before a write posted after it is placed. Where false, only an immediate proves what
-  /// came before it.
+  /// came before it. Of a post whose last write is `copied`, what comes before that may be placed
+  /// earlier than its turn, and in any order (railed_link.hpp).
   bool ordered_writes = false;
   bool landings = false;  ///< add_memory() and land() may be used
 };
@@ -97,6 +98,7 @@ struct LinkCounters {
   std::uint64_t work_requests = 0;  ///< writes and immediates handed over in them
   std::uint64_t completions = 0;    ///< completions taken from the device
   std::uint64_t immediates = 0;     ///< immediates sent
+  std::uint64_t lost_rails = 0;     ///< links of which it was made that failed; path() says which
 };
 
 /// Thread-safety: no two calls at the same time (the caller holds the link's progress token),
@@ -172,6 +174,9 @@ struct LinkConfig {
   std::vector<LinkRegion> regions;
 };
 
+/// Links that one path may have.
+inline constexpr std::size_t kMaxRails = 8;
+
 /// A remote transport: makes links. Thread-safe.
 class LinkProvider {
  public:
@@ -192,6 +197,13 @@ class LinkProvider {
   virtual void check(const std::string& /*options*/) const {
     if (const ProbeReport report = probe(); !report.available)
       throw SetupError(Errc::transport_unavailable, report.reason);
+  }
+  /// The rails that `options` ask for from this end of the control connection (empty: not known
+  /// yet): for each, the options with which open() makes it. At least one, the first being the
+  /// best. Throws SetupError{bad_uri}.
+  [[nodiscard]] virtual std::vector<std::string> rails(const std::string& options,
+                                                       const std::string& /*local_host*/) const {
+    return {options};
   }
   /// Throws SetupError (transport_unavailable, resource_limit, bad_uri).
   [[nodiscard]] virtual std::unique_ptr<Link> open(const LinkConfig& config) = 0;

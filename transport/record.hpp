@@ -94,6 +94,7 @@ enum class Immediate : std::uint32_t {
   /// To a receiver that asked for another mode: from the cursor in the low 24 bits on I keep to it.
   adopted = 5U << 24U,
   offered = 6U << 24U,  ///< to a sender: your offer line has news
+  rails = 128U << 24U,  ///< between the ends of a RailedLink (railed_link.cpp)
 };
 inline constexpr std::uint32_t kImmediateKind = 0xFF00'0000U;
 /// Immediates carry cursors modulo this.
