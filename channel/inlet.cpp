@@ -48,7 +48,6 @@ Inlet::Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink, bool 
                     ? std::make_unique<Assembly>(parts.max_message)
                     : nullptr),
       peer_(std::move(parts.peer)),
-      path_(std::move(parts.path)),
       connection_(std::move(parts.connection)),
       bell_(std::move(parts.bell)),
       room_frames_(parts.room_frames),
@@ -58,7 +57,8 @@ Inlet::Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink, bool 
       granted_window_(flow_ ? flow_->window() : window_),
       limit_(window_),
       reported_limit_(window_),
-      answered_limit_(window_) {
+      answered_limit_(window_),
+      path_(std::move(parts.path)) {
   if (link_) {
     ordered_ = link_->limits().ordered_writes;
     if (parts.remote.landings && assembly_)
@@ -668,6 +668,7 @@ void Inlet::tend() noexcept {
   const std::unique_lock lock(mutex_, std::try_to_lock);
   if (!lock) return;
   const auto counters = link_->counters();
+  if (counters.lost_rails != work_.lost_rails) path_ = link_->path();
   work_ = {.posts = counters.posts,
            .work_requests = counters.work_requests,
            .completions = counters.completions,
@@ -675,6 +676,7 @@ void Inlet::tend() noexcept {
            .arming_writes = arming_writes_,
            .immediates = counters.immediates,
            .hot_publishes = 0,
+           .lost_rails = counters.lost_rails,
            .mode_changes = mode_changes_,
            .mode = former_};
 }
@@ -924,12 +926,12 @@ SourceStats Inlet::stats() const {
   SourceStats stats;
   stats.id = id_;
   stats.peer = peer_;
-  stats.path = path_;
   stats.capacity = memory_.capacity;
   stats.window = window_;
   stats.flow = flow_ ? flow_->stats() : WindowStats{window_, window_, window_, 0, {}};
   {
     const std::lock_guard lock(mutex_);
+    stats.path = path_;
     stats.work = work_;
     if (gone_.load(std::memory_order_relaxed)) {
       const bool said = goodbye_.load(std::memory_order_relaxed);

@@ -221,7 +221,6 @@ class Inlet final : public ConnectionObserver,
   // With the token; null: no message may come in pieces.
   const std::unique_ptr<Assembly> assembly_;
   const std::string peer_;
-  const std::string path_;
   std::shared_ptr<Connection> connection_;
   const std::shared_ptr<Bell> bell_;  // null between processes
   const bool room_frames_;
@@ -299,6 +298,7 @@ class Inlet final : public ConnectionObserver,
 
   mutable std::mutex mutex_;  // guards all below
   std::string reason_;
+  std::string path_;
   PathStats work_;
 };
 

@@ -712,6 +712,7 @@ SenderStats Outlet::stats() const {
   if (publisher_) {
     if (here()) publisher_->progress();  // credit that came without a wake-up
     stats.work = publisher_->stats();
+    stats.path = publisher_->path();
   }
   {
     const std::lock_guard lock(mutex_);

@@ -45,7 +45,8 @@ Publisher::Publisher(LinkEnd end, const RingMemory& memory, std::uint64_t window
       bell_(std::move(bell)),
       prover_(memory.key),
       limits_(link_->limits()),
-      window_(window) {
+      window_(window),
+      path_(link_->path()) {
   credit_.limit = window;
   control_.limit.store(window, std::memory_order_relaxed);  // relaxed: nobody else knows us yet
 }
@@ -511,9 +512,20 @@ void Publisher::show_counters() noexcept {
   show(shown_.work_requests, counters.work_requests);
   show(shown_.completions, counters.completions);
   show(shown_.immediates, counters.immediates);
+  // relaxed: this is the only writer
+  if (counters.lost_rails != shown_.lost_rails.load(std::memory_order_relaxed)) {
+    show(shown_.lost_rails, counters.lost_rails);
+    const std::lock_guard lock(mutex_);
+    path_ = link_->path();
+  }
   show(shown_.hot, hot_);
   show(shown_.mode_changes, mode_changes_);
   show(shown_.mode, mode_.value_or(PublishMode::tail));
+}
+
+std::string Publisher::path() const {
+  const std::lock_guard lock(mutex_);
+  return path_;
 }
 
 PathStats Publisher::stats() const {
@@ -525,6 +537,7 @@ PathStats Publisher::stats() const {
           .arming_writes = 0,
           .immediates = shown(shown_.immediates),
           .hot_publishes = shown(shown_.hot),
+          .lost_rails = shown(shown_.lost_rails),
           .mode_changes = shown(shown_.mode_changes),
           .mode = shown(shown_.mode)};
 }

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 
@@ -87,6 +88,8 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
     return completed_.load(std::memory_order_acquire);  // SYNC completed
   }
   [[nodiscard]] PathStats stats() const;
+  /// The path in words, as it is now. Thread-safe.
+  [[nodiscard]] std::string path() const;
 
   // Messages that land. All thread-safe; one flight at a time.
 
@@ -199,11 +202,14 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
     std::atomic<std::uint64_t> work_requests{0};
     std::atomic<std::uint64_t> completions{0};
     std::atomic<std::uint64_t> immediates{0};
+    std::atomic<std::uint64_t> lost_rails{0};
     std::atomic<std::uint64_t> hot{0};
     std::atomic<std::uint64_t> mode_changes{0};
     std::atomic<PublishMode> mode{PublishMode::tail};
   };
   Shown shown_;
+  mutable std::mutex mutex_;  // guards the one below
+  std::string path_;
 };
 
 }  // namespace penstock::inline v1

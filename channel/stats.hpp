@@ -42,6 +42,7 @@ struct PathStats {
   std::uint64_t arming_writes = 0;  ///< of them, those that say that it goes to sleep
   std::uint64_t immediates = 0;
   std::uint64_t hot_publishes = 0;
+  std::uint64_t lost_rails = 0;          ///< links of several that failed; `path` says which
   std::uint64_t mode_changes = 0;        ///< how often the receiver asked for another mode
   PublishMode mode = PublishMode::tail;  ///< how the sender publishes now
 };

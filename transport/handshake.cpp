@@ -43,6 +43,8 @@ enum Tag : std::uint16_t {
   kCursor = 22,
   kTypeName = 23,
   kMaxMessageField = 24,
+  kRails = 25,
+  kRail = 26,
 };
 
 [[noreturn]] void malformed(const std::string& what) {
@@ -133,6 +135,7 @@ std::vector<std::byte> encode(const Hello& hello) {
   w.value(kProcess, hello.process);
   w.bytes(kAuthentication, hello.authentication);
   w.text(kTypeName, hello.type.name);
+  if (hello.rails != 0) w.value(kRails, hello.rails);
   return w.finish();
 }
 
@@ -151,12 +154,14 @@ std::vector<std::byte> encode(const Welcome& welcome) {
   w.value(kLiveness, welcome.liveness_ns);
   w.value(kProcess, welcome.process);
   w.bytes(kLink, welcome.link);
+  for (const auto& rail : welcome.rails) w.bytes(kRail, rail);
   return w.finish();
 }
 
 std::vector<std::byte> encode(const Ready& ready) {
   Writer w(FrameType::ready);
   w.bytes(kLink, ready.link);
+  for (const auto& rail : ready.rails) w.bytes(kRail, rail);
   return w.finish();
 }
 
@@ -203,6 +208,7 @@ Hello decode_hello(std::span<const std::byte> body) {
       case kLiveness: field.into(hello.liveness_ns); return true;
       case kProcess: field.into(hello.process); return true;
       case kAuthentication: field.into(hello.authentication); return true;
+      case kRails: field.into(hello.rails); return true;
       default: return false;
     }
   });
@@ -227,6 +233,7 @@ Welcome decode_welcome(std::span<const std::byte> body) {
       case kLiveness: field.into(welcome.liveness_ns); return true;
       case kProcess: field.into(welcome.process); return true;
       case kLink: field.into(welcome.link); return true;
+      case kRail: field.into(welcome.rails.emplace_back()); return true;
       default: return false;
     }
   });
@@ -236,9 +243,11 @@ Welcome decode_welcome(std::span<const std::byte> body) {
 Ready decode_ready(std::span<const std::byte> body) {
   Ready ready;
   for_each_field(body, [&](const Field& field) {
-    if (field.tag != kLink) return false;
-    field.into(ready.link);
-    return true;
+    switch (field.tag) {
+      case kLink: field.into(ready.link); return true;
+      case kRail: field.into(ready.rails.emplace_back()); return true;
+      default: return false;
+    }
   });
   return ready;
 }

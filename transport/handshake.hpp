@@ -74,6 +74,7 @@ struct Hello {
   std::uint64_t max_capacity = 0;  ///< the largest ring that the sender will mirror
   std::uint64_t liveness_ns = 0;   ///< the sender's own deadline: ping it well within
   std::uint64_t process = 0;       ///< process id, for people
+  std::uint64_t rails = 0;         ///< links that the path may have; 0: one
   std::vector<std::byte> authentication;
 };
 
@@ -91,10 +92,13 @@ struct Welcome {
   std::uint64_t liveness_ns = 0;
   std::uint64_t process = 0;
   std::vector<std::byte> link;  ///< the receiver's end, as Link::describe() has it
+  /// Of further rails, in order; no more than the hello asked for.
+  std::vector<std::vector<std::byte>> rails;
 };
 
 struct Ready {
   std::vector<std::byte> link;
+  std::vector<std::vector<std::byte>> rails{};  ///< no more than the welcome has
 };
 
 struct Reject {

@@ -189,6 +189,12 @@ typedef struct penstock_transport {
   void (*link_drop_memory)(penstock_link* link, penstock_memory* memory);
   /* Returns a penstock_post_status. */
   int32_t (*link_land)(penstock_link* link, const penstock_landing* landing, uint64_t cookie);
+
+  /* Calls the sink once for each rail that the options ask for, with the options to open it with.
+   * `local_host` is empty where it is not known yet. A table may end before this: one rail. */
+  int32_t (*provider_rails)(const penstock_provider* provider, const char* options,
+                            const char* local_host, penstock_text_sink sink, void* context,
+                            penstock_error* error);
 } penstock_transport;
 
 /* The one symbol that a module exports. */

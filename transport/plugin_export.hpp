@@ -87,6 +87,7 @@ class Exported {
         .link_drop_memory = [](penstock_link* /*l*/,
                                penstock_memory* memory) noexcept { delete added(memory); },
         .link_land = &link_land,
+        .provider_rails = &provider_rails,
     };
     return &kTable;
   }
@@ -156,6 +157,15 @@ class Exported {
     } catch (const std::exception&) {
       return;  // out of memory: the options that were not named are refused as unknown
     }
+  }
+
+  static std::int32_t provider_rails(const penstock_provider* p, const char* options,
+                                     const char* local_host, penstock_text_sink sink, void* context,
+                                     penstock_error* error) noexcept {
+    return guarded(error, [&] {
+      for (const std::string& rail : provider(p)->rails(options, local_host))
+        put(rail, sink, context);
+    });
   }
 
   static std::int32_t probe(const penstock_provider* p, penstock_text_sink reason,

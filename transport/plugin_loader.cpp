@@ -80,9 +80,11 @@ class ModuleProvider;
 
 /// The table of a module of before there were landings ends here.
 constexpr std::size_t kTableBeforeLandings = offsetof(penstock_transport, link_add_memory);
+/// ... and of before there were rails, here.
+constexpr std::size_t kTableBeforeRails = offsetof(penstock_transport, provider_rails);
 
 bool has_landings(const penstock_transport& t) {
-  return t.struct_size >= sizeof(penstock_transport) && t.link_add_memory && t.link_drop_memory &&
+  return t.struct_size >= kTableBeforeRails && t.link_add_memory && t.link_drop_memory &&
          t.link_land;
 }
 
@@ -278,6 +280,17 @@ class ModuleProvider final : public LinkProvider,
   void check(const std::string& options) const override {
     ErrorText error;
     error.check(module_.provider_check(provider_, options.c_str(), error.out()));
+  }
+  [[nodiscard]] std::vector<std::string> rails(const std::string& options,
+                                               const std::string& local_host) const override {
+    if (module_.struct_size < sizeof(penstock_transport) || module_.provider_rails == nullptr)
+      return {options};
+    std::vector<std::string> rails;
+    ErrorText error;
+    error.check(module_.provider_rails(provider_, options.c_str(), local_host.c_str(), &append_name,
+                                       &rails, error.out()));
+    if (rails.empty()) rails.push_back(options);
+    return rails;
   }
   [[nodiscard]] ProbeReport probe() const override {
     ProbeReport report;

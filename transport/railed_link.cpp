@@ -65,6 +65,7 @@ RailedLink::RailedLink(std::vector<std::unique_ptr<Link>> rails)
     throw SetupError(Errc::transport_unavailable,
                      "rails: the device takes too few immediates for so many: ask for fewer");
   limits_.receives = std::min<std::uint32_t>(limits_.receives - own, kMostUntaken);
+  limits_.landings = false;
 }
 
 std::vector<std::byte> RailedLink::describe() const {

@@ -2,10 +2,13 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <fstream>
+#include <utility>
 
 #include "penstock/transport/link_budget.hpp"
+#include "penstock/transport/railed_link.hpp"
 #include "penstock/transport/rendezvous.hpp"
 
 namespace penstock::inline v1 {
@@ -83,25 +86,86 @@ std::shared_ptr<std::byte> map_ring(const Uri& uri, std::size_t length) {
 
 /// This end's own words of a remote ring, and what keeps them.
 struct RemoteMemory {
-  /// Throws SetupError where the budget has no room for it: the ring, and a page with a line.
-  explicit RemoteMemory(std::uint64_t capacity) : share(capacity + kPage) {}
-  LinkShare share;
+  /// Throws SetupError where the budget has no room for it: each rail registers the ring, and a
+  /// page with a line.
+  RemoteMemory(std::uint64_t capacity, std::size_t rails) {
+    for (std::size_t i = 0; i < rails; ++i)
+      shares.push_back(std::make_unique<LinkShare>(capacity + kPage));
+  }
+  std::vector<std::unique_ptr<LinkShare>> shares;
   std::shared_ptr<std::byte> region;  // what the peer may write
   std::shared_ptr<std::byte> mirror;  // sender only
   RingControl control{};
 };
 
-LinkEnd open_link(LinkProvider& provider, const Uri& uri, const StreamEnds& ends,
-                  std::vector<LinkRegion> regions) {
-  LinkConfig config{ends.local_host, ends.peer_host, uri.query(), std::move(regions)};
-  LinkEnd end;
-  end.link = provider.open(config);
-  const auto limits = end.link->limits();
+std::unique_ptr<Link> open_link(LinkProvider& provider, const LinkConfig& config) {
+  auto link = provider.open(config);
+  const auto limits = link->limits();
   if (limits.max_writes < 3 || limits.receives < 2 || limits.max_write < kPage)
     throw SetupError(Errc::transport_unavailable,
                      std::string(provider.scheme()) + ": the device takes too little in one post");
-  return end;
+  return link;
 }
+
+/// The options of each rail, at most `most`. Throws SetupError.
+std::vector<std::string> rail_paths(const LinkProvider& provider, const Uri& uri,
+                                    const std::string& local_host, std::uint64_t most) {
+  auto paths = provider.rails(uri.query(), local_host);
+  paths.resize(std::min<std::uint64_t>({paths.size(), most, kMaxRails}));
+  return paths;
+}
+
+/// All descriptions together must fit into a frame, beside the rest.
+constexpr std::size_t kMaxRailBytes = 8UL * 1024;
+
+/// The links of one path, from when they are opened until they are joined.
+class Rails {
+ public:
+  /// One for each of `paths`. Throws SetupError.
+  void open(LinkProvider& provider, const std::vector<std::string>& paths, const StreamEnds& ends,
+            const std::vector<LinkRegion>& regions) {
+    for (const auto& options : paths)
+      links_.push_back(open_link(provider, {ends.local_host, ends.peer_host, options, regions}));
+  }
+  /// Whether messages may land; over several rails none do.
+  [[nodiscard]] bool can_land() const noexcept {
+    return links_.size() == 1 && links_.front()->limits().landings;
+  }
+  [[nodiscard]] std::vector<std::byte> describe_first() const { return links_.front()->describe(); }
+  [[nodiscard]] std::vector<std::vector<std::byte>> describe_others() const {
+    std::vector<std::vector<std::byte>> others;
+    std::size_t bytes = 0;
+    for (std::size_t i = 1; i < links_.size(); ++i)
+      bytes += others.emplace_back(links_[i]->describe()).size();
+    if (bytes > kMaxRailBytes)
+      throw SetupError(Errc::resource_limit,
+                       "the descriptions of " + std::to_string(links_.size()) +
+                           " rails are too long for the handshake: ask for fewer");
+    return others;
+  }
+  /// As many as the peer has too; what is left over goes. Throws SetupError.
+  [[nodiscard]] std::unique_ptr<Link> join(const std::vector<std::byte>& first,
+                                           const std::vector<std::vector<std::byte>>& others,
+                                           RemoteMemory& memory) {
+    links_.resize(std::min(links_.size(), others.size() + 1));
+    memory.shares.resize(links_.size());
+    links_.front()->connect(first);
+    for (std::size_t i = 1; i < links_.size(); ++i) {
+      try {
+        links_[i]->connect(others[i - 1]);
+      } catch (const SetupError& e) {
+        throw SetupError(e.errc(), "rail " + std::to_string(i) + ", " + links_[i]->path() + ": " +
+                                       e.what() +
+                                       ": rails are paired by their order at the two ends");
+      }
+    }
+    if (links_.size() == 1) return std::move(links_.front());
+    return std::make_unique<RailedLink>(std::move(links_));
+  }
+
+ private:
+  std::vector<std::unique_ptr<Link>> links_;
+};
 
 class RemoteAdmission final : public Admission {
  public:
@@ -120,26 +184,28 @@ class RemoteAdmission final : public Admission {
     parts_.flow = settings_.flow;
     parts_.ring.capacity = welcome.capacity = geometry.capacity;
     parts_.ring.key = welcome.key = SessionKey::random();
-    auto memory = std::make_shared<RemoteMemory>(geometry.capacity);
-    memory->region = map_ring(uri_, geometry.capacity);
+    const auto paths =
+        rail_paths(*provider_, uri_, ends.local_host, std::max<std::uint64_t>(hello.rails, 1));
+    memory_ = std::make_shared<RemoteMemory>(geometry.capacity, paths.size());
+    memory_->region = map_ring(uri_, geometry.capacity);
     parts_.tail = sink_->tail_place();
     // Never torn at rest, from the first look on.
     write_tail(*parts_.tail.line, {0, welcome.key.tail_check(0)});
-    parts_.ring.data = memory->region.get();
-    parts_.ring.control = &memory->control;
-    parts_.remote =
-        open_link(*provider_, uri_, ends,
-                  {{memory->region.get(), geometry.capacity, true},
-                   {reinterpret_cast<std::byte*>(parts_.tail.line), sizeof(TailLine), true}});
-    parts_.ring.owner = std::move(memory);
+    parts_.ring.data = memory_->region.get();
+    parts_.ring.control = &memory_->control;
+    parts_.ring.owner = memory_;
+    rails_.open(*provider_, paths, ends,
+                {{memory_->region.get(), geometry.capacity, true},
+                 {reinterpret_cast<std::byte*>(parts_.tail.line), sizeof(TailLine), true}});
     parts_.remote.landings = (hello.features_offered & kLandings) != 0 &&
-                             settings_.max_message != 0 && parts_.remote.link->limits().landings;
+                             settings_.max_message != 0 && rails_.can_land();
     if (parts_.remote.landings) welcome.features |= kLandings;
-    welcome.link = parts_.remote.link->describe();
+    welcome.link = rails_.describe_first();
+    welcome.rails = rails_.describe_others();
   }
 
   InletParts complete(const Ready& ready) override {
-    parts_.remote.link->connect(ready.link);
+    parts_.remote.link = rails_.join(ready.link, ready.rails, *memory_);
     parts_.path = parts_.remote.link->path();
     return std::move(parts_);
   }
@@ -149,32 +215,40 @@ class RemoteAdmission final : public Admission {
   const Uri uri_;
   const InletSettings settings_;
   std::shared_ptr<InletSink> sink_;
+  std::shared_ptr<RemoteMemory> memory_;
   InletParts parts_;
+  Rails rails_;  // to go before the memory that they write
 };
 
 class RemoteApproach final : public Approach {
  public:
   RemoteApproach(LinkProvider& provider, const Uri& uri) : provider_(provider), uri_(uri) {}
 
+  [[nodiscard]] std::uint64_t rails() const override {
+    const auto paths = rail_paths(provider_, uri_, {}, kMaxRails);
+    return paths.size() == 1 ? 0 : paths.size();
+  }
+
   Ready ready(const Welcome& welcome, const StreamEnds& ends, std::vector<Fd> /*fds*/) override {
-    auto memory = std::make_shared<RemoteMemory>(welcome.capacity);
+    const auto paths = rail_paths(provider_, uri_, ends.local_host, welcome.rails.size() + 1);
+    auto memory = std::make_shared<RemoteMemory>(welcome.capacity, paths.size());
     memory->region = map_memory(kPage);
     memory->mirror = map_ring(uri_, welcome.capacity);
     parts_.ring.data = memory->mirror.get();
     parts_.ring.capacity = welcome.capacity;
     parts_.ring.control = &memory->control;
     parts_.ring.key = welcome.key;
+    parts_.ring.owner = memory;
     // The peer's region 0 is the credit line; the mirror is only a source.
-    parts_.remote = open_link(
-        provider_, uri_, ends,
+    rails_.open(
+        provider_, paths, ends,
         {{memory->region.get(), kPage, true}, {memory->mirror.get(), welcome.capacity, false}});
+    Ready ready{rails_.describe_first(), rails_.describe_others()};
+    parts_.remote.landings = (welcome.features & kLandings) != 0 && rails_.can_land();
+    parts_.remote.link = rails_.join(welcome.link, welcome.rails, *memory);
     parts_.remote.credit = memory->region.get();
-    parts_.ring.owner = std::move(memory);
-    parts_.remote.landings =
-        (welcome.features & kLandings) != 0 && parts_.remote.link->limits().landings;
-    parts_.remote.link->connect(welcome.link);
     parts_.path = parts_.remote.link->path();
-    return {parts_.remote.link->describe()};
+    return ready;
   }
 
   OutletParts complete() override { return std::move(parts_); }
@@ -183,6 +257,7 @@ class RemoteApproach final : public Approach {
   LinkProvider& provider_;
   const Uri& uri_;
   OutletParts parts_;
+  Rails rails_;  // to go before the memory that they write
 };
 
 class RemoteTransport final : public Transport {

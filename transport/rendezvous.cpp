@@ -833,6 +833,7 @@ OutletParts approach_at(const Endpoint& endpoint, const Uri& uri, const OutletSe
   hello.liveness_ns = static_cast<std::uint64_t>(settings.liveness.count());
   hello.type = settings.type;
   hello.process = static_cast<std::uint64_t>(::getpid());
+  hello.rails = approach.rails();
   SenderStream stream(std::move(socket), uri,
                       std::max(deadline, Clock::now() + kHandshakeDeadline / 2));
   try {

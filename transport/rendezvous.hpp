@@ -72,6 +72,8 @@ class Approach {
   Approach(Approach&&) = delete;
   Approach& operator=(Approach&&) = delete;
   virtual ~Approach() = default;
+  /// Links that the path may have, for the hello; 0: one.
+  [[nodiscard]] virtual std::uint64_t rails() const { return 0; }
   /// Makes the sender's end of the path. `descriptors` came with the welcome.
   virtual Ready ready(const Welcome& welcome, const StreamEnds& ends,
                       std::vector<Fd> descriptors) = 0;

@@ -384,6 +384,16 @@ void add_torn_targets(Topology topology) {
                   .topology = topology});
     }
   }
+  // Several links, all of which live, or one of which fails when it has done some work.
+  const std::string seed = "seed=" + std::to_string(plan().seeds.front());
+  for (const auto& [label, options] :
+       {std::pair{"rails", "&rails=3"}, std::pair{"rails_lost", "&rails=2&lose=0&fail_after=9"},
+        std::pair{"rails_lost_unordered", "&rails=2&lose=0&fail_after=9&ordered=0"}})
+    add_target({.label = std::string("torn_") + label,
+                .scheme = "torn",
+                .options = seed + options,
+                .host = "127.0.0.1",
+                .topology = topology});
   const std::vector<std::string> all{"tail", "immediate", "turns"};
   for (const std::string& publish : plan().publish.empty() ? all : plan().publish) {
     add_target(publishing({.label = "torn",

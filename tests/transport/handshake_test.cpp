@@ -55,6 +55,19 @@ TEST(Handshake, a_welcome_and_a_reject_survive_the_wire) {
   EXPECT_EQ(decode_goodbye(body_of(encode_goodbye(FrameType::bye, 4242))), 4242U);
 }
 
+TEST(Handshake, further_rails_survive_the_wire_in_order) {
+  const std::vector<std::vector<std::byte>> rails{{std::byte{1}, std::byte{2}}, {}, {std::byte{3}}};
+  Hello hello = example();
+  hello.rails = 4;
+  EXPECT_EQ(decode_hello(body_of(encode(hello))).rails, 4U);
+  EXPECT_EQ(decode_hello(body_of(encode(example()))).rails, 0U);
+  Welcome welcome;
+  welcome.rails = rails;
+  EXPECT_EQ(decode_welcome(body_of(encode(welcome))).rails, rails);
+  EXPECT_EQ(decode_ready(body_of(encode(Ready{{std::byte{9}}, rails}))).rails, rails);
+  EXPECT_TRUE(decode_ready(body_of(encode(Ready{{std::byte{9}}}))).rails.empty());
+}
+
 TEST(Handshake, unknown_fields_are_passed_over_unless_they_must_be_understood) {
   auto body = body_of(encode(example()));
   const std::uint16_t field[4] = {999, 0, 1, 0};  // tag, flags, length

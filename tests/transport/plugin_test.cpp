@@ -100,6 +100,25 @@ TEST_F(Plugin, WithAShortTableIsRefused) {
   expect_broken("echo", "function table has 64 bytes");
 }
 
+TEST_F(Plugin, SaysWhichRailsItsOptionsAskFor) {
+  using Rails = std::vector<std::string>;
+  install("none", "echo");
+  const auto provider = load_link_module("echo");
+  EXPECT_EQ(provider->rails("two=2", "192.0.2.1"), (Rails{"two=2", "192.0.2.1"}));
+  try {
+    (void)provider->rails("one=1", "");
+    ADD_FAILURE() << "not refused";
+  } catch (const SetupError& e) {
+    EXPECT_EQ(e.errc(), Errc::bad_uri);
+  }
+}
+
+TEST_F(Plugin, OfBeforeThereWereRailsHasOne) {
+  install("older", "echo");
+  EXPECT_EQ(load_link_module("echo")->rails("two=2", "192.0.2.1"),
+            std::vector<std::string>{"two=2"});
+}
+
 TEST_F(Plugin, WithoutATableIsRefused) {
   install("null", "echo");
   expect_broken("echo", "returned nothing");

@@ -117,6 +117,11 @@ class EchoProvider final : public LinkProvider {
   void check(const std::string& options) const override {
     if (options == "one=1") throw SetupError(Errc::bad_uri, "echo: not one=1");
   }
+  [[nodiscard]] std::vector<std::string> rails(const std::string& options,
+                                               const std::string& local_host) const override {
+    if (options == "one=1") throw SetupError(Errc::bad_uri, "echo: not one=1");
+    return {options, local_host};
+  }
   [[nodiscard]] std::unique_ptr<Link> open(const LinkConfig& config) override {
     if (config.options == "throw=runtime_error") throw std::runtime_error("not a SetupError");
     if (config.options == "throw=int") throw 7;  // NOLINT: what must not cross the border

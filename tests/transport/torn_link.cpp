@@ -134,6 +134,8 @@ struct Options {
   std::uint64_t fail_after = UINT64_MAX;
   bool overrun_fails = false;
   bool landings = true;
+  std::uint64_t rails = 1;
+  std::optional<std::uint64_t> lose;
 };
 
 std::uint64_t number(std::string_view key, std::string_view value) {
@@ -161,6 +163,8 @@ Options parse(std::string_view query) {
     if (key == "overrun") options.overrun_fails = value == "fail";
     if (key == "fail_after") options.fail_after = number(key, value);
     if (key == "can_land") options.landings = number(key, value) != 0;
+    if (key == "rails") options.rails = number(key, value);
+    if (key == "lose") options.lose = number(key, value);
   }
   return options;
 }
@@ -695,11 +699,22 @@ void TornEngine::run() {
 TornLinkProvider::TornLinkProvider() : engine_(std::make_shared<TornEngine>()) {}
 
 std::vector<std::string> TornLinkProvider::option_names() const {
-  return {"seed", "ordered", "pace", "fail_after", "overrun", "can_land"};
+  return {"seed", "ordered", "pace", "fail_after", "overrun", "can_land", "rails", "lose"};
 }
 
 ProbeReport TornLinkProvider::probe() const {
   return {.available = true, .reason = {}, .json = "[]"};
+}
+
+std::vector<std::string> TornLinkProvider::rails(const std::string& options,
+                                                 const std::string& /*local_host*/) const {
+  const Options parsed = parse(options);
+  std::vector<std::string> rails;
+  for (std::uint64_t i = 0; i < parsed.rails; ++i)
+    rails.push_back(parsed.lose.value_or(i) == i
+                        ? options
+                        : options + "&fail_after=" + std::to_string(UINT64_MAX));
+  return rails;
 }
 
 std::unique_ptr<Link> TornLinkProvider::open(const LinkConfig& config) {

@@ -16,7 +16,8 @@
 // URI options: seed=N; ordered=0|1 (default 1); pace=fast|slow (default fast); fail_after=N (posts
 // of this end after which the link fails; default never); overrun=abort|fail (what happens to an
 // end that posts more immediates than the limits allow; default abort); can_land=0|1 (whether this
-// end takes part in landings; default 1).
+// end takes part in landings; default 1); rails=N (links to the same peer; default 1); lose=I (the
+// one of them that fail_after means; default all).
 #pragma once
 
 #include <cstddef>
@@ -40,6 +41,8 @@ class TornLinkProvider final : public LinkProvider {
   [[nodiscard]] std::string_view scheme() const noexcept override { return "torn"; }
   [[nodiscard]] std::vector<std::string> option_names() const override;
   [[nodiscard]] ProbeReport probe() const override;
+  [[nodiscard]] std::vector<std::string> rails(const std::string& options,
+                                               const std::string& local_host) const override;
   [[nodiscard]] std::unique_ptr<Link> open(const LinkConfig& config) override;
 
   /// An end that is open now.
