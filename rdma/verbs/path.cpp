@@ -367,6 +367,41 @@ std::variant<PathChoice, NoPath> choose_path(const Survey& survey, const PathWis
                 .may_come = may_come};
 }
 
+std::vector<PathWish> rail_wishes(const Survey& survey, const PathWish& wish) {
+  PathWish one = wish;
+  one.rails = 1;
+  one.more_devices.clear();
+  std::vector<PathWish> rails{one};
+  for (const std::string& device : wish.more_devices) {
+    one.device = device;
+    rails.push_back(one);
+  }
+  const auto first = choose_path(survey, rails.front());
+  if (wish.rails == 1 || std::holds_alternative<NoPath>(first)) return rails;
+  const auto& best = std::get<PathChoice>(first);
+  const auto alike = [&](const PathChoice& other) {
+    if (other.port->attr.link_layer != best.port->attr.link_layer) return false;
+    if (best.gid == nullptr || other.gid == nullptr) return best.gid == other.gid;
+    return other.gid->type == best.gid->type &&
+           ipv4_mapped(other.gid->gid) == ipv4_mapped(best.gid->gid);
+  };
+  rails.front().device = best.device->name;
+  rails.front().port = best.port->number;
+  for (const DeviceFacts& device : survey.devices) {
+    for (const PortFacts& port : device.ports) {
+      if (&port == best.port || rails.size() == wish.rails) continue;
+      if (!wish.device.empty() && device.name != wish.device) continue;
+      if (wish.port && port.number != *wish.port) continue;
+      one.device = device.name;
+      one.port = port.number;
+      const auto choice = choose_path(survey, one);
+      if (const auto* path = std::get_if<PathChoice>(&choice); path != nullptr && alike(*path))
+        rails.push_back(one);
+    }
+  }
+  return rails;
+}
+
 bool ipv4_mapped(const ibv_gid& gid) noexcept {
   static constexpr std::array<std::uint8_t, 12> kPrefix = {0, 0, 0, 0, 0,    0,
                                                            0, 0, 0, 0, 0xff, 0xff};

@@ -71,6 +71,8 @@ struct TravelWish {
 /// What the URI and the control connection say about the path.
 struct PathWish {
   std::string device;                     ///< empty: any
+  std::vector<std::string> more_devices;  ///< for further rails, one each
+  std::uint8_t rails = 1;                 ///< at most, where the devices are not named
   std::optional<std::uint8_t> port;       ///< none: any
   std::optional<std::uint8_t> gid_index;  ///< none: by rule
   std::optional<std::uint16_t> pkey;      ///< none: by rule. The membership bit does not count
@@ -109,6 +111,11 @@ struct NoPath {
 /// port's partitions the first of which it is a full member, otherwise the first.
 [[nodiscard]] std::variant<PathChoice, NoPath> choose_path(const Survey& survey,
                                                            const PathWish& wish);
+
+/// The rails that a wish asks for, each as a wish of its own for one: the devices that it names, or
+/// what choose_path() picks and then other ports, in the survey's order, on which it finds a GID of
+/// the same kind. At least one.
+[[nodiscard]] std::vector<PathWish> rail_wishes(const Survey& survey, const PathWish& wish);
 
 /// The GID that the rule would take on this port; null: none.
 [[nodiscard]] const GidEntry* choose_gid(const PortFacts& port,

@@ -1,11 +1,13 @@
 // What a URI may say about the path.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <system_error>
 
 #include "penstock/rdma/verbs/path.hpp"
+#include "penstock/transport/link.hpp"
 
 namespace penstock::inline v1::verbs {
 namespace {
@@ -34,8 +36,28 @@ std::uint8_t small(std::string_view key, std::string_view text, unsigned least, 
 }
 
 void set_device(PathWish& wish, std::string_view key, std::string_view value) {
-  if (value.empty()) refuse(key, value, "the name of a device");
-  wish.device = value;
+  const auto wrong = [&] {
+    refuse(key, value, fmt::format("the name of a device, or up to {} different ones", kMaxRails));
+  };
+  wish.device.clear();
+  wish.more_devices.clear();
+  for (std::string_view rest = value;;) {
+    const auto comma = rest.find(',');
+    const std::string name(rest.substr(0, comma));
+    if (name.empty() || name == wish.device ||
+        std::ranges::find(wish.more_devices, name) != wish.more_devices.end() ||
+        wish.more_devices.size() + 1 == kMaxRails)
+      wrong();
+    if (wish.device.empty())
+      wish.device = name;
+    else
+      wish.more_devices.push_back(name);
+    if (comma == std::string_view::npos) return;
+    rest = rest.substr(comma + 1);
+  }
+}
+void set_rails(PathWish& wish, std::string_view key, std::string_view value) {
+  wish.rails = small(key, value, 1, kMaxRails);
 }
 void set_port(PathWish& wish, std::string_view key, std::string_view value) {
   wish.port = small(key, value, 1, 255);
@@ -70,15 +92,16 @@ struct Option {
   std::string_view name;
   void (*set)(PathWish& wish, std::string_view key, std::string_view value);
 };
-constexpr std::array<Option, 9> kOptions{{{"device", set_device},
-                                          {"port", set_port},
-                                          {"gid_index", set_gid_index},
-                                          {"pkey", set_pkey},
-                                          {"traffic_class", set_traffic_class},
-                                          {"service_level", set_service_level},
-                                          {"mtu", set_mtu},
-                                          {"ack_timeout", set_ack_timeout},
-                                          {"ordered_writes", set_ordered_writes}}};
+constexpr std::array<Option, 10> kOptions{{{"device", set_device},
+                                           {"rails", set_rails},
+                                           {"port", set_port},
+                                           {"gid_index", set_gid_index},
+                                           {"pkey", set_pkey},
+                                           {"traffic_class", set_traffic_class},
+                                           {"service_level", set_service_level},
+                                           {"mtu", set_mtu},
+                                           {"ack_timeout", set_ack_timeout},
+                                           {"ordered_writes", set_ordered_writes}}};
 
 }  // namespace
 
@@ -95,6 +118,12 @@ PathWish PathWish::parse(std::string_view options, std::string_view local_host) 
       if (option.name == item.substr(0, equals))
         option.set(wish, option.name, item.substr(equals + 1));
   }
+  if (wish.rails > 1 && !wish.more_devices.empty())
+    throw SetupError(
+        Errc::bad_uri,
+        fmt::format("rdma: option rails={} beside a list of devices: the list says how "
+                    "many there are, so leave ?rails= out",
+                    wish.rails));
   return wish;
 }
 

@@ -101,9 +101,33 @@ std::vector<std::string> VerbsProvider::option_names() const { return PathWish::
 void VerbsProvider::check(const std::string& options) const {
   const PathWish wish = PathWish::parse(options, {});
   const Survey found = survey();
-  const auto choice = choose_path(found, wish);
-  if (const auto* none = std::get_if<NoPath>(&choice); none != nullptr)
-    throw SetupError(none->code, none->text);
+  for (const PathWish& rail : rail_wishes(found, wish)) {
+    const auto choice = choose_path(found, rail);
+    if (const auto* none = std::get_if<NoPath>(&choice); none != nullptr)
+      throw SetupError(none->code, none->text);
+  }
+}
+
+std::vector<std::string> VerbsProvider::rails(const std::string& options,
+                                              const std::string& local_host) const {
+  const PathWish wish = PathWish::parse(options, local_host);
+  if (wish.rails == 1 && wish.more_devices.empty()) return {options};
+  std::string others;  // options that all rails have
+  for (std::string_view rest = options; !rest.empty();) {
+    const auto amp = rest.find('&');
+    const std::string_view item = rest.substr(0, amp);
+    rest = amp == std::string_view::npos ? std::string_view{} : rest.substr(amp + 1);
+    const std::string_view key = item.substr(0, item.find('='));
+    if (key != "device" && key != "port" && key != "rails") others += fmt::format("{}&", item);
+  }
+  std::vector<std::string> rails;
+  for (const PathWish& rail : rail_wishes(survey(), wish)) {
+    auto& one = rails.emplace_back(others);
+    if (!rail.device.empty()) one += fmt::format("device={}&", rail.device);
+    if (rail.port) one += fmt::format("port={}&", *rail.port);
+    if (!one.empty()) one.pop_back();
+  }
+  return rails;
 }
 
 ProbeReport VerbsProvider::probe() const {

@@ -18,6 +18,8 @@ class VerbsProvider final : public LinkProvider {
   /// They narrow the choice of the path and say how to travel on it (path.hpp).
   [[nodiscard]] std::vector<std::string> option_names() const override;
   void check(const std::string& options) const override;
+  [[nodiscard]] std::vector<std::string> rails(const std::string& options,
+                                               const std::string& local_host) const override;
   [[nodiscard]] ProbeReport probe() const override;
   [[nodiscard]] std::unique_ptr<Link> open(const LinkConfig& config) override;
 

@@ -368,12 +368,69 @@ TEST(PathOptions, OutOfTheirRangeAreRefused) {
                               "ack_timeout=0",
                               "ack_timeout=32",
                               "ordered_writes=2",
-                              "ordered_writes=yes"}) {
+                              "ordered_writes=yes",
+                              "device=rxe0,",
+                              "device=,rxe0",
+                              "device=rxe0,rxe1,rxe0",
+                              "device=a,b,c,d,e,f,g,h,i",
+                              "rails=0",
+                              "rails=9",
+                              "rails=all"}) {
     const SetupError e = error_of([&] { (void)PathWish::parse(options, ""); });
     EXPECT_EQ(e.errc(), Errc::bad_uri) << options;
     EXPECT_TRUE(says(e.what(), options)) << options;
     EXPECT_TRUE(says(e.what(), "penstock info")) << options;
   }
+}
+
+// --- several rails -------------------------------------------------------------------------------
+
+/// "rxe0:1 rxe1" where the second may take any port.
+std::string rails_of(const Survey& survey, std::string_view options, std::string_view local = "") {
+  std::string text;
+  for (const PathWish& rail : rail_wishes(survey, PathWish::parse(options, local))) {
+    if (!text.empty()) text += ' ';
+    text += rail.device;
+    if (rail.port) text += ':' + std::to_string(*rail.port);
+  }
+  return text;
+}
+
+TEST(Rails, AreOneUnlessAskedFor) {
+  EXPECT_EQ(rails_of(two_devices(), ""), "");
+  EXPECT_EQ(rails_of(two_devices(), "device=rxe1"), "rxe1");
+  EXPECT_EQ(rails_of(two_devices(), "rails=1"), "");
+}
+
+TEST(Rails, AreTheDevicesThatAreNamed) {
+  EXPECT_EQ(rails_of(two_devices(), "device=rxe1,rxe0"), "rxe1 rxe0");
+  EXPECT_EQ(rails_of(two_devices(), "device=rxe1,rxe7&port=2"), "rxe1:2 rxe7:2")
+      << "who is not there is told by choose_path()";
+  const SetupError e = error_of([] { (void)PathWish::parse("device=rxe0,rxe1&rails=2", ""); });
+  EXPECT_EQ(e.errc(), Errc::bad_uri);
+  EXPECT_TRUE(says(e.what(), "rails=2 beside a list of devices"));
+}
+
+TEST(Rails, BeginWithWhatTheRulePicksAndGoOnWithItsLike) {
+  Survey survey = two_devices();
+  EXPECT_EQ(rails_of(survey, "rails=2"), "rxe0:1 rxe1:1");
+  EXPECT_EQ(rails_of(survey, "rails=8", "192.0.2.2"), "rxe1:1 rxe0:1");
+  EXPECT_EQ(rails_of(survey, "rails=8&device=rxe1"), "rxe1:1");
+  // A second port counts, one that is down or has an address of another kind does not.
+  survey.devices[0].ports.push_back(survey.devices[1].ports[0]);
+  survey.devices[0].ports[1].number = 2;
+  EXPECT_EQ(rails_of(survey, "rails=3"), "rxe0:1 rxe0:2 rxe1:1");
+  EXPECT_EQ(rails_of(survey, "rails=2"), "rxe0:1 rxe0:2");
+  survey.devices[0].ports[1].attr.state = IBV_PORT_DOWN;
+  EXPECT_EQ(rails_of(survey, "rails=3"), "rxe0:1 rxe1:1");
+  survey.devices[1].ports[0].gids = {gid_entry(3, "2001:db8::1", GidType::roce_v2, "eth1")};
+  EXPECT_EQ(rails_of(survey, "rails=3"), "rxe0:1");
+}
+
+TEST(Rails, WaitLikeOneWhereThereIsNoneYet) {
+  Survey survey = two_devices();
+  for (DeviceFacts& d : survey.devices) d.ports[0].attr.state = IBV_PORT_DOWN;
+  EXPECT_EQ(rails_of(survey, "rails=2"), "");
 }
 
 TEST(RegistrationError, SaysHowMuchLockedMemoryIsNeeded) {
