@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <new>
 #include <utility>
@@ -24,9 +25,17 @@ constexpr unsigned kAcknowledgeAfter = 64;  // each acknowledgement takes a lock
 constexpr std::uint32_t kReceivesPromised = kReceives / 2;
 
 // Of the reliable connection, in the InfiniBand specification's encodings. An unanswered write is
-// repeated six times, an acknowledgement timeout apart (some devices take up to four times that).
-// Of seven retries rdma_rxe never makes an end.
-constexpr std::uint8_t kRetries = 6;
+// repeated seven times, an acknowledgement timeout apart (some devices take up to four times that).
+// rdma_rxe takes seven for ever, and fewer also for packets that come out of order, progress or
+// not: a network that reorders would end the link. So an end is made here, too.
+constexpr std::uint8_t kRetries = 7;
+/// Nothing is acknowledged for so many acknowledgement timeouts: the peer is gone.
+constexpr int kTimeoutsToTheEnd = 32;
+constexpr std::chrono::nanoseconds kAckTimeoutUnit{4096};
+constexpr std::uint32_t kLooksPerClock = 64;
+/// What lies between two looks at the clock counts for so much: a process that was stopped, or a
+/// machine, has to find what came meanwhile.
+constexpr std::chrono::milliseconds kMostSilence{250};
 constexpr std::uint8_t kRnrTimer = 12;   // 0.64 ms
 constexpr std::uint8_t kRnrRetries = 6;  // 7 would be for ever
 constexpr std::uint8_t kHopLimit = 64;
@@ -574,6 +583,7 @@ std::size_t VerbsLink::poll(std::span<LinkEvent> events) noexcept {
     if (const auto finished = first_unfinished_ == next_unfinished_ ? std::nullopt : poll_sends())
       events[count++] = {.kind = LinkEvent::Kind::completed, .value = *finished};
     if (!failed_) count += poll_receives(events.subspan(count));
+    if (first_unfinished_ != next_unfinished_) listen_for_silence();
     look_at_device();
   }
   if (failed_ && count < events.size()) {
@@ -581,6 +591,22 @@ std::size_t VerbsLink::poll(std::span<LinkEvent> events) noexcept {
     events[count++] = {.kind = LinkEvent::Kind::failed, .value = 0};
   }
   return count;
+}
+
+void VerbsLink::listen_for_silence() noexcept {
+  if (std::exchange(awaited_, first_unfinished_) != first_unfinished_) silence_ = {};
+  if (++looks_ % kLooksPerClock != 0) return;
+  const auto now = Clock::now();
+  silence_ +=
+      std::min<std::chrono::nanoseconds>(now - std::exchange(listened_at_, now), kMostSilence);
+  const auto most = kAckTimeoutUnit * (std::int64_t{1} << travel_.ack_timeout) * kTimeoutsToTheEnd;
+  if (silence_ < most) return;
+  fail([&] {
+    return fmt::format(
+        "rdma: nothing that was written to {} was acknowledged for {:.1f} s on {}, {}: {}",
+        peer_text(), std::chrono::duration<double>(silence_).count(), where(), queue_pairs(),
+        likely_cause(IBV_WC_RETRY_EXC_ERR, port_.attr.link_layer == IBV_LINK_LAYER_ETHERNET));
+  });
 }
 
 void VerbsLink::look_at_device() noexcept {

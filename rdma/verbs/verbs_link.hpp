@@ -19,6 +19,7 @@
 #include <infiniband/verbs.h>
 
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -31,6 +32,7 @@
 #include "penstock/rdma/verbs/description.hpp"
 #include "penstock/rdma/verbs/device.hpp"
 #include "penstock/rdma/verbs/path.hpp"
+#include "penstock/transport/clock.hpp"
 #include "penstock/transport/fd.hpp"
 #include "penstock/transport/link.hpp"
 
@@ -116,6 +118,8 @@ class VerbsLink final : public Link {
   [[nodiscard]] std::optional<std::uint64_t> poll_sends() noexcept;
   [[nodiscard]] std::size_t poll_receives(std::span<LinkEvent> events) noexcept;
   void look_at_device() noexcept;
+  /// Work is unfinished: for how long has none been finished?
+  void listen_for_silence() noexcept;
   void arm(Queue& queue) noexcept;
 
   /// What else is known that may have led to a failure: "; port 1 of rxe0 is down".
@@ -160,6 +164,10 @@ class VerbsLink final : public Link {
   std::uint64_t position_ = 0;  // work requests ever posted: picks the staging slot
   std::array<ibv_recv_wr, kReceives> receive_chain_{};
   std::uint32_t seen_generation_ = 0;
+  std::uint64_t awaited_ = 0;  // the post that was the first unfinished one at the last look
+  std::chrono::nanoseconds silence_{};  // since then
+  TimePoint listened_at_{};
+  std::uint32_t looks_ = 0;
   bool failed_ = false;
   bool failure_reported_ = false;
   std::string failure_;

@@ -439,13 +439,12 @@ TEST_P(VerbsLinkTest, GoesFromOneIpv6AddressToAnotherButNotToAnIpv4One) {
 }
 
 TEST_P(VerbsLinkTest, ADeadPeerFailsItWithTheFirstCause) {
-  join();
+  join("ack_timeout=12");
   b_.reset();
   for (std::uint64_t cookie = 1; cookie <= 20; ++cookie)
     ASSERT_EQ(write(0, 64, 0, cookie), PostStatus::posted);
-  const LinkEvent event = sleep_for_event(*a_, true, true);
-  EXPECT_EQ(event.kind, Kind::failed);
-  EXPECT_TRUE(says(a_->error(), "transport retry counter exceeded (status 12"));
+  // A device that repeats for ever tells nothing: whoever waits looks.
+  expect_event(*a_, Kind::failed, 0);
   EXPECT_TRUE(says(a_->error(), "the peer is gone or unreachable"));
   EXPECT_TRUE(says(a_->error(), "queue pair 0x"));
   EXPECT_EQ(write(0, 64, 0, 21), PostStatus::failed);
