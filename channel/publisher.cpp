@@ -96,7 +96,7 @@ void Publisher::ask_credit(bool room) noexcept {
 void Publisher::on_ready(std::uint32_t /*events*/) noexcept {
   token_.run([this] {
     link_->disarm();
-    link_->arm(false, true);
+    link_->arm(flight_awaited_, true);
     advance();
   });
 }
@@ -291,6 +291,7 @@ void Publisher::advance(Flight& flight) noexcept {
 }
 
 void Publisher::write_more(Flight& flight) noexcept {
+  flight_awaited_ = false;
   for (bool armed = false;;) {
     take_events();
     flight.failed_ = failed_once_;
@@ -316,7 +317,7 @@ void Publisher::write_more(Flight& flight) noexcept {
         (control_.senders_waiting.load(std::memory_order_relaxed) & kSenderWantsAny) != 0;
     if (armed || flight.landed() || !sleeps) return;
     link_->arm(true, true);  // then once more around: an event may have come just before
-    armed = true;
+    armed = flight_awaited_ = true;
   }
 }
 

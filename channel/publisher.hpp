@@ -165,6 +165,7 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   std::uint64_t in_flight_tail_ = 0;  // next free
   std::uint64_t cookie_ = 0;
   std::uint64_t landed_cookie_ = 0;  // completed up to
+  bool flight_awaited_ = false;      // somebody sleeps until more of it has landed
   CreditLine credit_{};              // the newest accepted
   std::optional<PublishMode> mode_;  // as the receiver knows, or will when it reads on
   std::uint64_t mode_changes_ = 0;
