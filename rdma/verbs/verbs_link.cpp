@@ -29,8 +29,10 @@ constexpr std::uint32_t kReceivesPromised = kReceives / 2;
 // rdma_rxe takes seven for ever, and fewer also for packets that come out of order, progress or
 // not: a network that reorders would end the link. So an end is made here, too.
 constexpr std::uint8_t kRetries = 7;
-/// Nothing is acknowledged for so many acknowledgement timeouts: the peer is gone.
-constexpr int kTimeoutsToTheEnd = 32;
+/// Nothing is acknowledged for so many acknowledgement timeouts: the peer is gone. Of a long post
+/// the end is awaited, which a slow network that others share brings late: one more for each piece.
+constexpr std::uint64_t kTimeoutsToTheEnd = 32;
+constexpr std::uint64_t kBytesPerTimeout = 16384;
 constexpr std::chrono::nanoseconds kAckTimeoutUnit{4096};
 constexpr std::uint32_t kLooksPerClock = 64;
 /// What lies between two looks at the clock counts for so much: a process that was stopped, or a
@@ -461,7 +463,10 @@ inline PostStatus VerbsLink::hand_over(ibv_send_wr& first, ibv_send_wr& last, st
     fail_call("ibv_post_send", error);
     return PostStatus::failed;
   }
-  unfinished_[next_unfinished_++ % depth_] = {.cookie = cookie, .requests = count};
+  std::uint64_t bytes = 0;
+  for (const ibv_send_wr* request = &first; request != nullptr; request = request->next)
+    if (request->num_sge != 0) bytes += request->sg_list->length;
+  unfinished_[next_unfinished_++ % depth_] = {.cookie = cookie, .requests = count, .bytes = bytes};
   room_ -= count;
   position_ += count;
   ++counters_.posts;
@@ -599,7 +604,10 @@ void VerbsLink::listen_for_silence() noexcept {
   const auto now = Clock::now();
   silence_ +=
       std::min<std::chrono::nanoseconds>(now - std::exchange(listened_at_, now), kMostSilence);
-  const auto most = kAckTimeoutUnit * (std::int64_t{1} << travel_.ack_timeout) * kTimeoutsToTheEnd;
+  const auto timeouts =
+      kTimeoutsToTheEnd + unfinished_[first_unfinished_ % depth_].bytes / kBytesPerTimeout;
+  const auto most = kAckTimeoutUnit * (std::int64_t{1} << travel_.ack_timeout) *
+                    static_cast<std::int64_t>(timeouts);
   if (silence_ < most) return;
   fail([&] {
     return fmt::format(

@@ -88,6 +88,7 @@ class VerbsLink final : public Link {
   struct Post {
     std::uint64_t cookie;
     std::uint32_t requests;
+    std::uint64_t bytes;
   };
   /// A completion queue on the link's channel.
   struct Queue {
