@@ -347,14 +347,16 @@ void Publisher::take_credit() noexcept {
 /// The receiver wants to be told otherwise: from here on, and it hears from where on, after all
 /// that was published before.
 void Publisher::adopt() noexcept {
-  if (credit_.mode >> 8U == 0) return;
+  const auto line = credit_.mode >> 8U;
+  if (line == 0) return;
   const auto wanted = static_cast<PublishMode>(credit_.mode & 0xFFU);
   if (wanted == mode_ || written_ != posted_) return;
-  if (told_how()) {
+  // The first line says how to begin. A later one may have overtaken it.
+  if (told_how() || line != 1) {
     if (!post({}, static_cast<std::uint32_t>(Immediate::adopted) | low_bits(posted_), posted_))
       return;  // when something has completed
-    ++mode_changes_;
   }
+  if (told_how()) ++mode_changes_;
   mode_ = wanted;
 }
 
