@@ -21,6 +21,13 @@ constexpr int kLooksBeforeYield = 100;
 /// Publishing::turns.
 constexpr std::uint64_t kMessagesPerTurn = 16;
 constexpr std::uint8_t kTicksToAnswer = 2;
+/// The engine takes the link's descriptor back when nobody has listened for one to two of these.
+constexpr auto kReturn = std::chrono::milliseconds(5);
+/// Messages between two sleeps (note_nap()): as good as none, and sleeps of that kind in a row; as
+/// good as no sleep.
+constexpr std::uint64_t kFewMessages = 2;
+constexpr std::uint32_t kManyNaps = 8;
+constexpr std::uint64_t kManyMessages = 64;
 /// Credit lines on their way, before their completions are looked for.
 constexpr std::uint64_t kManyCredits = 32;
 /// A line of a few bytes lands at once, but its machine may be paused in between.
@@ -83,12 +90,13 @@ Inlet::~Inlet() {
   if (link_) Engine::get().unwatch(link_->event_fd());
 }
 
-void Inlet::start(PublishMode mode, bool turns) {
+void Inlet::start(PublishMode mode, Publishing asked) {
   if (connection_) connection_->start(weak_from_this());
   if (!link_) return;
   with_token([&] {
     mode_ = former_ = ordered_ ? mode : PublishMode::immediate;
-    turns_ = turns && ordered_;
+    turns_ = asked == Publishing::turns && ordered_;
+    chooses_ = asked == Publishing::automatic && ordered_;
     note_mode();
     link_->arm(!ordered_, true);
     report_remote(std::nullopt);
@@ -492,6 +500,7 @@ void Inlet::report(bool always) noexcept {
 }
 
 void Inlet::report_linked(bool always) noexcept {
+  note_work();
   if (turns_ && counters_->messages.load(std::memory_order_relaxed) >= turn_at_) {
     turn_at_ += kMessagesPerTurn;
     change_mode(mode_ == PublishMode::immediate
@@ -567,7 +576,8 @@ void Inlet::report_remote(std::optional<std::uint32_t> immediate) noexcept {
   limit_ = std::max(limit_, head_ + granted_window_);
   line.limit = limit_;
   line.armed_at = immediates_only() ? tail_ : armed_at_;
-  if (taken_too_many()) immediate = static_cast<std::uint32_t>(Immediate::credit);
+  const bool taken = taken_too_many();
+  if (taken && blocked_) immediate = static_cast<std::uint32_t>(Immediate::credit);
   line.mode = (sequence_ + 1) << 8U | static_cast<std::uint64_t>(mode_);
   line.check = ring_.key().credit_check(line);
   RemoteWrite write;
@@ -591,9 +601,12 @@ void Inlet::report_remote(std::optional<std::uint32_t> immediate) noexcept {
   reported_ = head_;
   reported_limit_ = limit_;
   told_mode_ = mode_;
+  if (immediate) told_aloud_ = tail_;
   if (told_armed_at_ != armed_at_) {
     told_armed_at_ = armed_at_;
     armed_cookie_ = cookie_;
+    ++arming_writes_;
+  } else if (taken) {
     ++arming_writes_;
   }
   if (immediate && (head_ > known_ || opened_)) {  // otherwise the question stays
@@ -626,6 +639,8 @@ void Inlet::poll_link() noexcept {
             known_ =
                 head_ - ((kImmediateRange - distance_ahead(value, head_)) & (kImmediateRange - 1));
             if (flow_) note_held_back();
+            // It may be held back by its publishes, of which it did not hear that they were taken.
+            if (immediates_only() && tail_ > told_aloud_) untold_ = link_->limits().receives;
           }
           if (kind == Immediate::landed && may_use(PublishMode::immediate)) {
             heard_of_tail(value);
@@ -770,11 +785,14 @@ BarrierScope Inlet::arm(Landing landing) noexcept {
     return barrier_;
   }
   with_token([&] {
+    if (shut_) return;
+    hand_back();
     if (rests_) return;
     tend();
     if (shut_) return;
-    if (immediates_only()) return report(true);  // every publish wakes
-    const Cursor here = next_ | 1U;              // the low bit tells cursor 0 from "never"
+    // Every publish wakes. What was consumed is told when the traffic has ended (on_time()).
+    if (immediates_only()) return report(listener_ != Listener::receiver);
+    const Cursor here = next_ | 1U;  // the low bit tells cursor 0 from "never"
     if (armed_at_ != here || reported_ != head_) {
       armed_at_ = here;
       report_remote(blocked_ && head_ > known_
@@ -837,15 +855,101 @@ void Inlet::disarm() noexcept {
   if (!link_) control_.receiver_armed.store(0, std::memory_order_seq_cst);
 }
 
+int Inlet::listen() noexcept {
+  if (!link_) return -1;
+  int fd = -1;
+  with_token([&] {
+    if (shut_ || listener_ == Listener::receiver) return;
+    ++listens_;
+    note_nap();
+    fd = link_->event_fd();
+    if (listener_ == Listener::engine) Engine::get().rewatch(fd, 0);
+    listener_ = Listener::receiver;
+    arm_link();
+  });
+  return fd;
+}
+
+void Inlet::listened(bool ready) noexcept {
+  with_token([&] {
+    listener_ = Listener::nobody;
+    if (shut_) return;
+    if (ready) take_wake_up();
+    if (!timer_set_ && !(timer_set_ = set_timer())) hand_back();
+  });
+}
+
+/// on_time() comes in a while. False: for want of memory it does not.
+bool Inlet::set_timer() noexcept {
+  try {
+    Engine::get().call_at(Clock::now() + kReturn, shared_from_this());
+    return true;
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
+void Inlet::on_time(TimePoint /*now*/) noexcept {
+  // Who has the token may wait for this CPU.
+  const bool held = !token_.try_lock();
+  if (held && set_timer()) return;
+  if (held) return with_token([this] { take_back(); });
+  if (std::exchange(seen_listens_, listens_) == listens_ || shut_ || !set_timer()) take_back();
+  token_.unlock();
+}
+
+void Inlet::take_back() noexcept {
+  timer_set_ = false;
+  if (shut_) return;
+  if (immediates_only()) report(true);
+  if (listener_ != Listener::nobody) return;
+  hand_back();
+  if (readable()) notify();
+}
+
+/// A receiver that sleeps for nearly every message says so each time, in a write of its own, and
+/// may find that the message was quicker. As immediates, messages wake it without being asked.
+void Inlet::note_nap() noexcept {
+  const auto messages = counters_->messages.load(std::memory_order_relaxed);
+  const auto since = messages - std::exchange(napped_at_, messages);
+  if (!chooses_ || since == 0) return;
+  naps_ = since <= kFewMessages ? naps_ + 1 : 0;
+  if (naps_ >= kManyNaps) change_mode(PublishMode::immediate);
+}
+
+/// ... but cost a busy one more than they save.
+void Inlet::note_work() noexcept {
+  if (!chooses_ || mode_ != PublishMode::immediate ||
+      counters_->messages.load(std::memory_order_relaxed) - napped_at_ < kManyMessages)
+    return;
+  naps_ = 0;
+  change_mode(PublishMode::hot);
+}
+
+/// The engine is to look at the link from here on, if nobody else does.
+void Inlet::hand_back() noexcept {
+  if (listener_ != Listener::nobody) return;
+  listener_ = Listener::engine;
+  arm_link();
+  tend();  // something may have come just before
+  Engine::get().rewatch(link_->event_fd(), EPOLLIN);
+}
+
+void Inlet::arm_link() noexcept { link_->arm(!ordered_ || report_due_ || landing_due_, true); }
+
+void Inlet::take_wake_up() noexcept {
+  link_->disarm();
+  if (listener_ != Listener::nobody) arm_link();
+  tend();
+  landing_due_ = landing_due_ && !arming_landed();
+  rest();
+}
+
 void Inlet::on_ready(std::uint32_t /*events*/) noexcept {
   bool news = false;
   with_token([&] {
     if (shut_) return;
-    link_->disarm();
-    link_->arm(!ordered_ || report_due_ || landing_due_, true);
-    tend();
-    landing_due_ = landing_due_ && !arming_landed();
-    rest();
+    take_wake_up();
     news = readable();
   });
   if (news) notify();

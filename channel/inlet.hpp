@@ -65,9 +65,8 @@ class Inlet final : public ConnectionObserver,
   Inlet(InletParts parts, SourceId id, std::weak_ptr<InletSink> sink, bool barriers,
         std::shared_ptr<TailTable> tails);
   ~Inlet() override;
-  /// `mode`: how a remote sender should publish, at first; `turns`: then each in turn. Throws
-  /// SetupError.
-  void start(PublishMode mode, bool turns);
+  /// `mode`: how a remote sender should publish at first, of what was asked for. Throws SetupError.
+  void start(PublishMode mode, Publishing asked);
   /// Nothing but its tail line, or its mark, tells of news: it is looked at when those do.
   [[nodiscard]] bool scanned() const noexcept {
     return scanned_.load(std::memory_order_acquire);  // SYNC rearranged
@@ -116,6 +115,13 @@ class Inlet final : public ConnectionObserver,
   [[nodiscard]] bool has_news() noexcept;
   /// The receiver is awake: need not be woken.
   void disarm() noexcept;
+  /// Remote: a descriptor that a receiver polls for reading while it sleeps, so that what comes
+  /// wakes it at once and not by way of the engine. To be called before arm(). -1: there is none,
+  /// or somebody else has it.
+  [[nodiscard]] int listen() noexcept;
+  /// To be called after every listen() that gave a descriptor. `ready`: it was readable. The engine
+  /// looks there again when nobody has listened for some milliseconds.
+  void listened(bool ready) noexcept;
 
   /// The receiver closes: the sender is told, nothing is taken any more.
   void shut() noexcept;
@@ -133,9 +139,16 @@ class Inlet final : public ConnectionObserver,
   void on_lost(const std::string& why) noexcept override;
   void on_stalled(bool stalled) noexcept override;
   void on_ready(std::uint32_t events) noexcept override;
+  void on_time(TimePoint now) noexcept override;
   Attention on_attention() noexcept override;
 
  private:
+  /// Who polls the link's descriptor.
+  enum class Listener : std::uint8_t {
+    engine,
+    receiver,  ///< asleep
+    nobody,    ///< a receiver that is likely to sleep again soon
+  };
   struct View {
     Cursor end = 0;
     std::uint64_t bytes = 0;
@@ -200,6 +213,13 @@ class Inlet final : public ConnectionObserver,
   [[nodiscard]] bool arming_landed() const noexcept;
   [[nodiscard]] bool readable() noexcept;
   void take_events() noexcept;
+  void arm_link() noexcept;
+  void take_wake_up() noexcept;
+  void hand_back() noexcept;
+  [[nodiscard]] bool set_timer() noexcept;
+  void take_back() noexcept;
+  void note_nap() noexcept;
+  void note_work() noexcept;
   void poll_link() noexcept;
   void lose(const std::string& why) noexcept;
   template <class Work>
@@ -258,10 +278,13 @@ class Inlet final : public ConnectionObserver,
   PublishMode former_ = PublishMode::tail;  // in which it may publish until it has heeded that
   PublishMode told_mode_ = PublishMode::tail;
   std::uint64_t mode_changes_ = 0;
-  std::uint64_t reviewed_ = 0;  // was_busy()'s own
-  bool turns_ = false;          // the mode is to change often
-  std::uint64_t turn_at_ = 0;   // when so many messages were released
-  bool torn_ = false;           // the last look at the tail line found it half written
+  std::uint64_t reviewed_ = 0;   // was_busy()'s own
+  bool turns_ = false;           // the mode is to change often
+  std::uint64_t turn_at_ = 0;    // when so many messages were released
+  bool chooses_ = false;         // the mode follows the traffic
+  std::uint32_t naps_ = 0;       // sleeps in a row for hardly a message each
+  std::uint64_t napped_at_ = 0;  // ... the last one when so many messages were released
+  bool torn_ = false;            // the last look at the tail line found it half written
   TimePoint torn_since_{};
   bool ordered_ = true;      // the link places its writes in order
   bool report_due_ = false;  // a credit line waits for the one before it to land; or an offer does
@@ -274,14 +297,19 @@ class Inlet final : public ConnectionObserver,
   Cursor told_armed_at_ = 0;         // the armed_at_ of the last post
   std::uint64_t armed_cookie_ = 0;   // of the first credit line that said it
   bool landing_due_ = false;         // ... and the engine is to look when it has landed
-  bool blocked_ = false;             // the sender waits for credit
-  bool attended_ = false;            // by the engine
-  Cursor known_ = 0;                 // consumption that the waiting sender knows of
+  Listener listener_ = Listener::engine;
+  std::uint64_t listens_ = 0;       // so often a receiver listened
+  std::uint64_t seen_listens_ = 0;  // ... when on_time() looked last
+  bool timer_set_ = false;          // on_time() is to come
+  bool blocked_ = false;            // the sender waits for credit
+  bool attended_ = false;           // by the engine
+  Cursor known_ = 0;                // consumption that the waiting sender knows of
   std::uint64_t credit_writes_ = 0;
   std::uint64_t arming_writes_ = 0;
   Cursor answered_ = 0;       // the consumption that the last answer told
   Cursor answered_limit_;     // ... and its limit
   std::uint32_t untold_ = 0;  // mode immediate: taken since the sender was told of it
+  Cursor told_aloud_ = 0;     // the tail when it was told so that it would hear
 
   // A living window.
   Cursor sampled_ = 0;    // consumption at the last sample

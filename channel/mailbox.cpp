@@ -5,6 +5,7 @@
 #include <sys/eventfd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <thread>
 
@@ -25,6 +26,9 @@ constexpr std::size_t kMostHotInlets = 8;
 /// After so many takes from those, the one whose turn it is may change places with one of the
 /// former that is idle: likely it is the busiest.
 constexpr std::uint32_t kTakesBeforeReview = 256;
+/// A receiver that sleeps hears so many remote senders itself, the others through the engine: each
+/// costs it some system calls.
+constexpr std::size_t kMostListened = 4;
 /// Before a receiver that waits for others gives its CPU away.
 constexpr int kLooksBeforeYield = 1000;
 
@@ -110,7 +114,7 @@ bool Mailbox::add(InletParts parts) {
   auto inlet = std::make_shared<Inlet>(
       std::move(parts), g_next_source.fetch_add(1, std::memory_order_relaxed), weak_from_this(),
       spin_ns_.load(std::memory_order_relaxed) != 0, tails_);
-  inlet->start(mode_for_next(), publishing_.load(std::memory_order_relaxed) == Publishing::turns);
+  inlet->start(mode_for_next(), publishing_.load(std::memory_order_relaxed));
   {
     const std::lock_guard lock(mutex_);
     if (!closed_.load(std::memory_order_relaxed)) {
@@ -382,12 +386,24 @@ bool Mailbox::fall_asleep(const Drain& drain, TimePoint deadline) noexcept {
 
 void Mailbox::park(Drain& drain, TimePoint deadline) noexcept {
   parked_.fetch_add(1, std::memory_order_seq_cst);  // SYNC parked
+  std::array<pollfd, 1 + kMostListened> waits{{{wake_fd_.get(), POLLIN, 0}}};
+  std::array<Inlet*, kMostListened> inlets{};
+  std::size_t count = 0;
+  for (const auto& inlet : drain.polled) {
+    if (count == kMostListened) break;
+    const int fd = inlet->listen();
+    if (fd < 0) continue;
+    inlets[count] = inlet.get();
+    waits[++count] = {fd, POLLIN, 0};
+  }
+  bool woken = true;  // by the mailbox's descriptor
   if (fall_asleep(drain, deadline)) {
     parks_.fetch_add(1, std::memory_order_relaxed);
-    pollfd wait{wake_fd_.get(), POLLIN, 0};
-    ::poll(&wait, 1, poll_timeout(deadline));
+    ::poll(waits.data(), 1 + count, poll_timeout(deadline));
+    woken = waits[0].revents != 0;
   }
-  quiet();
+  for (std::size_t i = 0; i < count; ++i) inlets[i]->listened(waits[i + 1].revents != 0);
+  if (woken) quiet();
   wake_up(drain);
 }
 

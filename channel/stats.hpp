@@ -39,7 +39,7 @@ struct PathStats {
   std::uint64_t work_requests = 0;
   std::uint64_t completions = 0;
   std::uint64_t credit_writes = 0;  ///< credit lines that the receiver wrote
-  std::uint64_t arming_writes = 0;  ///< of them, those that say that it goes to sleep
+  std::uint64_t arming_writes = 0;  ///< of them, for wake-ups: that it sleeps, or took them
   std::uint64_t immediates = 0;
   std::uint64_t hot_publishes = 0;
   std::uint64_t lost_rails = 0;          ///< links of several that failed; `path` says which

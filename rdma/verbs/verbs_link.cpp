@@ -662,21 +662,27 @@ void VerbsLink::arm(Queue& queue) noexcept {
 }
 
 void VerbsLink::disarm() noexcept {
+  if (take_notifications()) return;  // what is there besides makes it readable still
   std::array<epoll_event, 3> ready;
   const int count = ::epoll_wait(events_fd_.get(), ready.data(), ready.size(), 0);
-  for (int i = 0; i < count; ++i) {
-    const int fd = ready[static_cast<std::size_t>(i)].data.fd;
-    if (fd == device_->async_fd()) device_->take_events();
-    if (fd != channel_->fd) continue;
+  for (int i = 0; i < count; ++i)
+    if (ready[static_cast<std::size_t>(i)].data.fd == device_->async_fd()) device_->take_events();
+}
+
+/// True: there was one.
+bool VerbsLink::take_notifications() noexcept {
+  bool any = false;
+  while (sends_.armed || receives_.armed) {  // there are no others
     ibv_cq* queue = nullptr;
     void* context = nullptr;
-    while (::ibv_get_cq_event(channel_.get(), &queue, &context) == 0) {
-      Queue& q = queue == sends_.queue.get() ? sends_ : receives_;
-      q.armed = false;
-      if (++q.unacknowledged >= kAcknowledgeAfter)
-        ::ibv_ack_cq_events(queue, std::exchange(q.unacknowledged, 0));
-    }
+    if (::ibv_get_cq_event(channel_.get(), &queue, &context) != 0) break;
+    any = true;
+    Queue& q = queue == sends_.queue.get() ? sends_ : receives_;
+    q.armed = false;
+    if (++q.unacknowledged >= kAcknowledgeAfter)
+      ::ibv_ack_cq_events(queue, std::exchange(q.unacknowledged, 0));
   }
+  return any;
 }
 
 std::string VerbsLink::where() const {

@@ -122,6 +122,7 @@ class VerbsLink final : public Link {
   /// Work is unfinished: for how long has none been finished?
   void listen_for_silence() noexcept;
   void arm(Queue& queue) noexcept;
+  [[nodiscard]] bool take_notifications() noexcept;
 
   /// What else is known that may have led to a failure: "; port 1 of rxe0 is down".
   [[nodiscard]] std::string circumstances() const;
