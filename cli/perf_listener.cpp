@@ -108,7 +108,11 @@ class Listener {
     const bool waited = std::erase_if(waiting_, [source](const Hello& hello) {
                           return hello.source == source;
                         }) != 0;
-    if (is_clients(notice) || senders_.empty() || waited) {
+    const auto peer = why.substr(0, why.find(": "));
+    // A sender that its client had made, and that had not joined yet, goes with it.
+    const bool told = !peer.empty() && peer == lost_peer_ && !waited;
+    if (is_clients(notice) || (senders_.empty() && !told) || waited) {
+      lost_peer_ = peer;
       throw RunBroken(fmt::format("a client was lost: {}", why));
     }
   }
@@ -220,6 +224,7 @@ class Listener {
   std::string reply_address_;
   std::vector<SourceId> senders_;  ///< of the current client, the first of which commands
   std::vector<SourceId> former_;   ///< of the last: its loss has been told once
+  std::string lost_peer_;          ///< who was lost last, by address and process
   std::optional<PlainVerbsServer> plain_verbs_;
   std::deque<Hello> waiting_;
 };
