@@ -236,9 +236,10 @@ SendStatus Outlet::send_long(std::span<const std::byte> message, Duration timeou
   const bool in_place = message.size() <= max_in_place_;
   if (message.size() > max_message_ || (timeout <= timeout.zero() && !in_place)) return too_large();
   const auto started = Clock::now();
+  const bool waits = timeout > timeout.zero();
   auto status = SendStatus::sent;
   auto landed = Landed::refused;
-  if (lands_ && timeout > timeout.zero() && crossover_.lands(message.size())) {
+  if (lands_ && waits && crossover_.lands(message.size())) {
     landed = land(message, deadline_after(timeout), tally, status);
     if (landed == Landed::refused) {
       crossover_.refused();
@@ -258,6 +259,8 @@ SendStatus Outlet::send_long(std::span<const std::byte> message, Duration timeou
       status = send_pieces(message, pieces, timeout, tally);
     }
   }
+  // The time may have been up when it was refused.
+  if (status == SendStatus::full && waits) status = SendStatus::timed_out;
   if (lands_ && status == SendStatus::sent)
     crossover_.took(message.size(), landed == Landed::yes, Clock::now() - started);
   return status;
