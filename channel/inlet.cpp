@@ -890,21 +890,25 @@ bool Inlet::set_timer() noexcept {
 }
 
 void Inlet::on_time(TimePoint /*now*/) noexcept {
-  // Who has the token may wait for this CPU.
-  const bool held = !token_.try_lock();
-  if (held && set_timer()) return;
-  if (held) return with_token([this] { take_back(); });
-  if (std::exchange(seen_listens_, listens_) == listens_ || shut_ || !set_timer()) take_back();
-  token_.unlock();
+  bool news = false;
+  if (token_.try_lock()) {
+    if (std::exchange(seen_listens_, listens_) == listens_ || shut_ || !set_timer())
+      news = take_back();
+    token_.unlock();
+  } else if (!set_timer()) {  // who has the token may wait for this CPU: later, if that can be
+    with_token([&] { news = take_back(); });
+  }
+  if (news) notify();
 }
 
-void Inlet::take_back() noexcept {
+/// True: there is something to look at, of which nobody else tells.
+bool Inlet::take_back() noexcept {
   timer_set_ = false;
-  if (shut_) return;
+  if (shut_) return false;
   if (immediates_only()) report(true);
-  if (listener_ != Listener::nobody) return;
+  if (listener_ != Listener::nobody) return false;
   hand_back();
-  if (readable()) notify();
+  return readable();
 }
 
 /// A receiver that sleeps for nearly every message says so each time, in a write of its own, and

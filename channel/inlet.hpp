@@ -217,7 +217,7 @@ class Inlet final : public ConnectionObserver,
   void take_wake_up() noexcept;
   void hand_back() noexcept;
   [[nodiscard]] bool set_timer() noexcept;
-  void take_back() noexcept;
+  [[nodiscard]] bool take_back() noexcept;
   void note_nap() noexcept;
   void note_work() noexcept;
   void poll_link() noexcept;
