@@ -111,6 +111,11 @@ struct Sum {
   double seconds = 0;
   std::uint64_t messages = 0;
   std::uint64_t least = 0;  ///< messages of the sender that had fewest
+  // The senders' work, with the warm-up's and the end's.
+  std::atomic<std::uint64_t> sent{0};
+  std::atomic<std::uint64_t> posts{0};
+  std::atomic<std::uint64_t> work_requests{0};
+  std::atomic<std::uint64_t> parks{0};
 };
 
 class Sink {
@@ -183,6 +188,11 @@ Json measure_sum(const Options& options, std::size_t count, std::size_t size) {
           while (!sum->stop.load(std::memory_order_relaxed))
             if (const auto status = sender.send(payload); status != penstock::SendStatus::sent)
               throw std::runtime_error(to_string(status));
+          const auto stats = sender.stats();
+          sum->sent += stats.progress.accepted;
+          sum->posts += stats.work.posts;
+          sum->work_requests += stats.work.work_requests;
+          sum->parks += stats.parks;
         });
         return true;
       }};
@@ -190,12 +200,18 @@ Json measure_sum(const Options& options, std::size_t count, std::size_t size) {
     throw std::runtime_error(fmt::format("{} senders of {} bytes failed", count, size));
   const auto messages = static_cast<double>(sum->messages);
   const double rate = messages / sum->seconds;
+  const auto per_message = [&](const std::atomic<std::uint64_t>& what) {
+    return static_cast<double>(what) / static_cast<double>(std::max<std::uint64_t>(sum->sent, 1));
+  };
   return {{"mode", "sum"},
           {"senders", count},
           {"size", size},
           {"messages_per_s", rate},
           {"mb_per_s", rate * static_cast<double>(size) / 1e6},
           {"least_share", static_cast<double>(sum->least) * static_cast<double>(count) / messages},
+          {"posts_per_message", per_message(sum->posts)},
+          {"work_requests_per_message", per_message(sum->work_requests)},
+          {"parks_per_message", per_message(sum->parks)},
           {"connect_s", sum->connect_s}};
 }
 
@@ -275,14 +291,18 @@ bool judge(const Options& options, const Json& idle) {
 }
 
 bool run_sum(const Options& options, Json& results) {
-  fmt::print("{:>8} {:>8} {:>14} {:>10} {:>16} {:>14}\n", "bytes", "senders", "messages/s", "MB/s",
-             "least share, %", "connected, s");
+  fmt::print("{:>8} {:>8} {:>14} {:>10} {:>16} {:>10} {:>10} {:>10} {:>14}\n", "bytes", "senders",
+             "messages/s", "MB/s", "least share, %", "posts/msg", "WRs/msg", "parks/msg",
+             "connected, s");
   for (const auto size : options.sizes)
     for (const auto count : options.senders) {
       const auto result = measure_sum(options, count, size);
-      fmt::print("{:>8} {:>8} {:>14.0f} {:>10.1f} {:>16.1f} {:>14.2f}\n", size, count,
-                 result["messages_per_s"].get<double>(), result["mb_per_s"].get<double>(),
-                 100 * result["least_share"].get<double>(), result["connect_s"].get<double>());
+      const auto value = [&](const char* name) { return result[name].get<double>(); };
+      fmt::print(
+          "{:>8} {:>8} {:>14.0f} {:>10.1f} {:>16.1f} {:>10.4f} {:>10.4f} {:>10.5f} {:>14.2f}\n",
+          size, count, value("messages_per_s"), value("mb_per_s"), 100 * value("least_share"),
+          value("posts_per_message"), value("work_requests_per_message"),
+          value("parks_per_message"), value("connect_s"));
       std::fflush(stdout);
       results.push_back(result);
     }
