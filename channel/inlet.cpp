@@ -21,8 +21,8 @@ constexpr int kLooksBeforeYield = 100;
 /// Publishing::turns.
 constexpr std::uint64_t kMessagesPerTurn = 16;
 constexpr std::uint8_t kTicksToAnswer = 2;
-/// The engine takes the link's descriptor back when nobody has listened for one to two of these.
-constexpr auto kReturn = std::chrono::milliseconds(5);
+/// The engine looks whether somebody still listens, the less often the longer somebody does.
+constexpr auto kLongReturn = std::chrono::milliseconds(40);
 /// Messages between two sleeps (note_nap()): as good as none, and sleeps of that kind in a row; as
 /// good as no sleep.
 constexpr std::uint64_t kFewMessages = 2;
@@ -788,10 +788,11 @@ BarrierScope Inlet::arm(Landing landing) noexcept {
     if (shut_) return;
     hand_back();
     if (rests_) return;
+    // Every publish wakes. What was consumed is told when the traffic has ended (on_time()).
+    if (heard_by_receiver()) return;
     tend();
     if (shut_) return;
-    // Every publish wakes. What was consumed is told when the traffic has ended (on_time()).
-    if (immediates_only()) return report(listener_ != Listener::receiver);
+    if (immediates_only()) return report(true);
     const Cursor here = next_ | 1U;  // the low bit tells cursor 0 from "never"
     if (armed_at_ != here || reported_ != head_) {
       armed_at_ = here;
@@ -819,7 +820,8 @@ bool Inlet::armed() noexcept {
   if (!link_) return true;
   bool done = false;
   with_token([&] {
-    if (!shut_) tend();  // a question may have come: nobody else will hear of it
+    // A question may have come: nobody else will hear of it, but for one who listens.
+    if (!shut_ && !(heard_by_receiver() && arming_landed())) tend();
     done = arming_landed();
     rest();
   });
@@ -828,19 +830,26 @@ bool Inlet::armed() noexcept {
 
 bool Inlet::has_news() noexcept {
   bool news = false;
-  with_token([&] { news = readable(); });
+  with_token([&] {
+    if (link_ && !shut_ && listens()) {
+      take_events();
+      report(false);
+    }
+    news = readable();
+  });
   return news;
 }
 
 bool Inlet::readable() noexcept {
   if (shut_) return false;
-  Record record;
+  Record record;  // what the link tells was taken just before
   // Another clone has moved on since the sender was last told where to wake: it must be told anew.
   const bool stale = link_ && !immediates_only() && armed_at_ != (next_ | 1U);
   return stale || finished_ || gone_.load(std::memory_order_acquire) ||  // SYNC gone
          (!link_ && control_.sender_gone.load(std::memory_order_seq_cst) != 0) ||
          (next_view_ - first_view_ != kMaxViews &&
-          (next_record(record) != Inspection::absent || torn_ || starving()));
+          ((link_ ? next_landed(record) : next_record(record)) != Inspection::absent || torn_ ||
+           starving()));
 }
 
 /// SYNC receiver-sleep (receiver): as for records; a local sender that finds the window too small
@@ -862,19 +871,32 @@ int Inlet::listen() noexcept {
     if (shut_ || listener_ == Listener::receiver) return;
     ++listens_;
     note_nap();
-    fd = link_->event_fd();
-    if (listener_ == Listener::engine) Engine::get().rewatch(fd, 0);
+    if (listener_ == Listener::engine) take_over();
+    fd = heard_fd_;
     listener_ = Listener::receiver;
+    quieten();
     arm_link();
   });
   return fd;
+}
+
+/// The engine is to look for what need not be armed at most.
+void Inlet::take_over() noexcept {
+  heard_fd_ = link_->events_apart(true);
+  if (heard_fd_ >= 0) return;
+  heard_fd_ = link_->event_fd();
+  Engine::get().rewatch(heard_fd_, 0);
 }
 
 void Inlet::listened(bool ready) noexcept {
   with_token([&] {
     listener_ = Listener::nobody;
     if (shut_) return;
-    if (ready) take_wake_up();
+    if (ready) {
+      notified_ = true;
+      take_events();
+      heed_landing();
+    }
     if (!timer_set_ && !(timer_set_ = set_timer())) hand_back();
   });
 }
@@ -882,7 +904,7 @@ void Inlet::listened(bool ready) noexcept {
 /// on_time() comes in a while. False: for want of memory it does not.
 bool Inlet::set_timer() noexcept {
   try {
-    Engine::get().call_at(Clock::now() + kReturn, shared_from_this());
+    Engine::get().call_at(Clock::now() + return_, shared_from_this());
     return true;
   } catch (const std::exception&) {
     return false;
@@ -892,6 +914,7 @@ bool Inlet::set_timer() noexcept {
 void Inlet::on_time(TimePoint /*now*/) noexcept {
   bool news = false;
   if (token_.try_lock()) {
+    return_ = std::min(return_ * 2, kLongReturn);
     if (std::exchange(seen_listens_, listens_) == listens_ || shut_ || !set_timer())
       news = take_back();
     token_.unlock();
@@ -904,6 +927,7 @@ void Inlet::on_time(TimePoint /*now*/) noexcept {
 /// True: there is something to look at, of which nobody else tells.
 bool Inlet::take_back() noexcept {
   timer_set_ = false;
+  return_ = kReturn;
   if (shut_) return false;
   if (immediates_only()) report(true);
   if (listener_ != Listener::nobody) return false;
@@ -933,18 +957,27 @@ void Inlet::note_work() noexcept {
 /// The engine is to look at the link from here on, if nobody else does.
 void Inlet::hand_back() noexcept {
   if (listener_ != Listener::nobody) return;
+  // What cannot be handed back, for want of memory, on_time() looks at.
+  const bool apart = heard_fd_ != link_->event_fd();
+  if (apart && link_->events_apart(false) < 0) {
+    timer_set_ = timer_set_ || set_timer();
+    return tend();
+  }
   listener_ = Listener::engine;
+  quieten();
   arm_link();
   tend();  // something may have come just before
-  Engine::get().rewatch(link_->event_fd(), EPOLLIN);
+  if (!apart) Engine::get().rewatch(heard_fd_, EPOLLIN);
 }
 
 void Inlet::arm_link() noexcept { link_->arm(!ordered_ || report_due_ || landing_due_, true); }
 
-void Inlet::take_wake_up() noexcept {
-  link_->disarm();
-  if (listener_ != Listener::nobody) arm_link();
-  tend();
+/// What woke a receiver is taken before the next sleep: the message it was for comes first.
+void Inlet::quieten() noexcept {
+  if (std::exchange(notified_, false)) link_->disarm();
+}
+
+void Inlet::heed_landing() noexcept {
   landing_due_ = landing_due_ && !arming_landed();
   rest();
 }
@@ -953,7 +986,10 @@ void Inlet::on_ready(std::uint32_t /*events*/) noexcept {
   bool news = false;
   with_token([&] {
     if (shut_) return;
-    take_wake_up();
+    link_->disarm();
+    if (listener_ != Listener::nobody) arm_link();
+    tend();
+    heed_landing();
     news = readable();
   });
   if (news) notify();

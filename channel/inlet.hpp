@@ -174,6 +174,10 @@ class Inlet final : public ConnectionObserver,
   [[nodiscard]] bool listens() const noexcept {
     return mode_ == PublishMode::immediate || !heeded();
   }
+  /// It sleeps, or is about to, and is woken by whatever comes.
+  [[nodiscard]] bool heard_by_receiver() const noexcept {
+    return immediates_only() && listener_ == Listener::receiver;
+  }
   [[nodiscard]] Inspection inspect_landed(Record& out) noexcept;
   [[nodiscard]] Inspection inspect_hot(Record& out) noexcept;
   [[nodiscard]] Look take(Message& out) noexcept;
@@ -214,7 +218,9 @@ class Inlet final : public ConnectionObserver,
   [[nodiscard]] bool readable() noexcept;
   void take_events() noexcept;
   void arm_link() noexcept;
-  void take_wake_up() noexcept;
+  void quieten() noexcept;
+  void heed_landing() noexcept;
+  void take_over() noexcept;
   void hand_back() noexcept;
   [[nodiscard]] bool set_timer() noexcept;
   [[nodiscard]] bool take_back() noexcept;
@@ -251,6 +257,9 @@ class Inlet final : public ConnectionObserver,
   std::unique_ptr<Landings> landings_;
   // SYNC rearranged: before the sink is told
   std::atomic<bool> scanned_{false};
+
+  /// The engine takes the link's events back when nobody has listened for one to two of these.
+  static constexpr std::chrono::milliseconds kReturn{5};
 
   // Read by the receiving thread for every message: a line of its own.
   alignas(kLine) BiasedLock token_{enrolled_};
@@ -298,12 +307,15 @@ class Inlet final : public ConnectionObserver,
   std::uint64_t armed_cookie_ = 0;   // of the first credit line that said it
   bool landing_due_ = false;         // ... and the engine is to look when it has landed
   Listener listener_ = Listener::engine;
-  std::uint64_t listens_ = 0;       // so often a receiver listened
-  std::uint64_t seen_listens_ = 0;  // ... when on_time() looked last
-  bool timer_set_ = false;          // on_time() is to come
-  bool blocked_ = false;            // the sender waits for credit
-  bool attended_ = false;           // by the engine
-  Cursor known_ = 0;                // consumption that the waiting sender knows of
+  int heard_fd_ = -1;                           // what a receiver polls
+  bool notified_ = false;                       // ... was readable, and is still
+  std::chrono::milliseconds return_ = kReturn;  // between two looks of on_time()
+  std::uint64_t listens_ = 0;                   // so often a receiver listened
+  std::uint64_t seen_listens_ = 0;              // ... when on_time() looked last
+  bool timer_set_ = false;                      // on_time() is to come
+  bool blocked_ = false;                        // the sender waits for credit
+  bool attended_ = false;                       // by the engine
+  Cursor known_ = 0;                            // consumption that the waiting sender knows of
   std::uint64_t credit_writes_ = 0;
   std::uint64_t arming_writes_ = 0;
   Cursor answered_ = 0;       // the consumption that the last answer told

@@ -351,6 +351,7 @@ void Mailbox::for_each_awake(const Senders& senders, Visit&& visit) const noexce
 }
 
 bool Mailbox::scanned_has_news(const Senders& senders) const noexcept {
+  if (senders.scanned == 0) return false;
   bool news = false;
   for_each_awake(senders, [&](Inlet& inlet) { news = news || inlet.has_news(); });
   for (auto place = tails_->next_news(0); !news && place != TailTable::kNone;

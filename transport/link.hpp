@@ -152,6 +152,10 @@ class Link {
   virtual void disarm() noexcept = 0;
   /// A descriptor to poll for reading; the link owns it.
   [[nodiscard]] virtual int event_fd() const noexcept = 0;
+  /// `apart`: what was armed makes the descriptor that this returns readable instead, which wakes a
+  /// thread that polls it sooner, and event_fd() only what arm() need not ask for. -1: there is
+  /// none, and nothing has changed.
+  [[nodiscard]] virtual int events_apart(bool /*apart*/) noexcept { return -1; }
 
   /// The first failure, in words: what completed with which status, peer, likely cause, remedy.
   [[nodiscard]] virtual std::string error() const = 0;

@@ -88,6 +88,9 @@ class Exported {
                                penstock_memory* memory) noexcept { delete added(memory); },
         .link_land = &link_land,
         .provider_rails = &provider_rails,
+        .link_events_apart = [](penstock_link* l, std::int32_t apart) noexcept -> std::int32_t {
+          return link(l)->events_apart(apart != 0);
+        },
     };
     return &kTable;
   }

@@ -82,6 +82,8 @@ class ModuleProvider;
 constexpr std::size_t kTableBeforeLandings = offsetof(penstock_transport, link_add_memory);
 /// ... and of before there were rails, here.
 constexpr std::size_t kTableBeforeRails = offsetof(penstock_transport, provider_rails);
+/// ... and of before events came apart, here.
+constexpr std::size_t kTableBeforeApart = offsetof(penstock_transport, link_events_apart);
 
 bool has_landings(const penstock_transport& t) {
   return t.struct_size >= kTableBeforeRails && t.link_add_memory && t.link_drop_memory &&
@@ -200,6 +202,11 @@ class ModuleLink final : public Link {
   }
   void disarm() noexcept override { module_.link_disarm(link_); }
   [[nodiscard]] int event_fd() const noexcept override { return module_.link_event_fd(link_); }
+  [[nodiscard]] int events_apart(bool apart) noexcept override {
+    if (module_.struct_size < sizeof(penstock_transport) || module_.link_events_apart == nullptr)
+      return -1;
+    return module_.link_events_apart(link_, apart ? 1 : 0);
+  }
 
   [[nodiscard]] std::string error() const override {
     std::string text;
@@ -283,7 +290,7 @@ class ModuleProvider final : public LinkProvider,
   }
   [[nodiscard]] std::vector<std::string> rails(const std::string& options,
                                                const std::string& local_host) const override {
-    if (module_.struct_size < sizeof(penstock_transport) || module_.provider_rails == nullptr)
+    if (module_.struct_size < kTableBeforeApart || module_.provider_rails == nullptr)
       return {options};
     std::vector<std::string> rails;
     ErrorText error;

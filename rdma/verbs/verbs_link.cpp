@@ -661,6 +661,14 @@ void VerbsLink::arm(Queue& queue) noexcept {
     queue.armed = true;
 }
 
+int VerbsLink::events_apart(bool apart) noexcept {
+  // Watched for nothing it would still wake who sleeps at events_fd_.
+  epoll_event event{.events = EPOLLIN, .data = {.fd = channel_->fd}};
+  const int operation = apart ? EPOLL_CTL_DEL : EPOLL_CTL_ADD;
+  const bool done = ::epoll_ctl(events_fd_.get(), operation, channel_->fd, &event) == 0;
+  return done ? channel_->fd : -1;
+}
+
 void VerbsLink::disarm() noexcept {
   if (take_notifications()) return;  // what is there besides makes it readable still
   std::array<epoll_event, 3> ready;

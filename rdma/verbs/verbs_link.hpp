@@ -78,6 +78,7 @@ class VerbsLink final : public Link {
   void arm(bool completions, bool immediates) noexcept override;
   void disarm() noexcept override;
   [[nodiscard]] int event_fd() const noexcept override { return events_fd_.get(); }
+  [[nodiscard]] int events_apart(bool apart) noexcept override;
   [[nodiscard]] std::string error() const override;
   [[nodiscard]] LinkCounters counters() const noexcept override { return counters_; }
   [[nodiscard]] std::string path() const override;

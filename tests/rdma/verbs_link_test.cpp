@@ -335,6 +335,35 @@ TEST_P(VerbsLinkTest, ItsDescriptorIsQuietWhileNothingHappens) {
   EXPECT_EQ(::poll(&fd, 1, 20), 0);
 }
 
+TEST_P(VerbsLinkTest, WakesWhoPollsItsEventsApartAndNobodyElse) {
+  join();
+  std::array<LinkEvent, 4> events;
+  for (int i = 0; i < 3; ++i) {  // as above
+    b_->disarm();
+    b_->arm(true, true);
+    EXPECT_EQ(b_->poll(events), 0U);
+  }
+  std::array<pollfd, 2> fds{{{.fd = b_->events_apart(true), .events = POLLIN, .revents = 0},
+                             {.fd = b_->event_fd(), .events = POLLIN, .revents = 0}}};
+  ASSERT_GE(fds[0].fd, 0);
+  for (std::uint32_t i = 1; i <= 10; ++i) {
+    ASSERT_EQ(a_->post({}, i, i), PostStatus::posted);
+    ASSERT_EQ(::poll(fds.data(), 1, std::chrono::milliseconds(kWatchdog).count()), 1);
+    EXPECT_EQ(::poll(&fds[1], 1, 0), 0);
+    expect_event(*b_, Kind::immediate, i);
+    expect_event(*a_, Kind::completed, i);
+    b_->disarm();
+    EXPECT_EQ(::poll(fds.data(), 2, 0), 0);
+    b_->arm(true, true);
+  }
+  // One that came before it is together again.
+  ASSERT_EQ(a_->post({}, 11U, 11), PostStatus::posted);
+  expect_event(*a_, Kind::completed, 11);
+  ASSERT_GE(b_->events_apart(false), 0);
+  EXPECT_EQ(::poll(&fds[1], 1, std::chrono::milliseconds(kWatchdog).count()), 1);
+  expect_event(*b_, Kind::immediate, 11);
+}
+
 TEST_P(VerbsLinkTest, KeepsWritesInsideWhatWasDescribed) {
   const auto refused = [&](RemoteWrite w) {
     join();

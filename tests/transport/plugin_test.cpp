@@ -193,6 +193,8 @@ TEST_F(Plugin, CarriesEveryCallAcross) {
   EXPECT_EQ(limits.receives, 5U);
   EXPECT_TRUE(limits.ordered_writes);
   EXPECT_EQ(link->event_fd(), 77);
+  EXPECT_EQ(link->events_apart(true), 78);
+  EXPECT_EQ(link->events_apart(false), 77);
   link->connect(link->describe());
   EXPECT_THROW(link->connect({}), SetupError);
 

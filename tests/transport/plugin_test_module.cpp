@@ -91,6 +91,7 @@ class EchoLink final : public Link {
   }
   void disarm() noexcept override { counters_.completions = counters_.immediates = 0; }
   [[nodiscard]] int event_fd() const noexcept override { return 77; }
+  [[nodiscard]] int events_apart(bool apart) noexcept override { return apart ? 78 : 77; }
   [[nodiscard]] std::string error() const override { return "echo: no such region"; }
   [[nodiscard]] LinkCounters counters() const noexcept override { return counters_; }
   [[nodiscard]] std::string path() const override {
