@@ -215,7 +215,8 @@ class alignas(kLine) Receiver {
   v2::Await<Receiver, RecvStep> recv_async(std::stop_token stop = {}) {
     return {mailbox_ ? this : nullptr, executor_, std::move(stop), {}};
   }
-  /// Where this receiver's coroutines run from now on; empty: on the engine's thread.
+  /// Where this receiver's coroutines run from now on; empty: on the engine's thread. May be called
+  /// once more when a coroutine has gone, for nothing: it is to own what it uses.
   void run_on(v2::Executor executor);
 
   /// For an event loop: a descriptor to poll for reading. All clones have the same one; it stays

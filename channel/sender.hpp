@@ -173,7 +173,8 @@ class alignas(kLine) Sender {
   /// closes first: the last clone's then has nothing to wait for.
   v2::Await<Sender, FlushStep> flush_async(std::stop_token stop = {});
   v2::Await<Sender, FlushStep> close_async(std::stop_token stop = {});
-  /// Where this sender's coroutines run from now on; empty: on the engine's thread.
+  /// Where this sender's coroutines run from now on; empty: on the engine's thread. May be called
+  /// once more when a coroutine has gone, for nothing: it is to own what it uses.
   void run_on(v2::Executor executor);
 
   /// For an event loop: a descriptor to poll for reading, of this clone, made by the first call. It

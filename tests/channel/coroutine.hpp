@@ -7,6 +7,7 @@
 #include <deque>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <utility>
 
@@ -56,29 +57,34 @@ class Task {
   std::coroutine_handle<promise_type> coroutine_;
 };
 
-/// Tasks of an executor, run by whoever calls run().
+/// Tasks of an executor, run by whoever calls run(). The executor may outlive it.
 class Loop {
  public:
   [[nodiscard]] v2::Executor executor() {
-    return [this](std::function<void()> task) {
-      const std::lock_guard lock(mutex_);
-      tasks_.push_back(std::move(task));
+    return [weak = std::weak_ptr(queue_)](std::function<void()> task) {
+      const auto queue = weak.lock();
+      if (!queue) return;
+      const std::lock_guard lock(queue->mutex);
+      queue->tasks.push_back(std::move(task));
     };
   }
   /// Runs what is there; how many there were.
   std::size_t run() {
     std::deque<std::function<void()>> tasks;
     {
-      const std::lock_guard lock(mutex_);
-      tasks.swap(tasks_);
+      const std::lock_guard lock(queue_->mutex);
+      tasks.swap(queue_->tasks);
     }
     for (auto& task : tasks) task();
     return tasks.size();
   }
 
  private:
-  std::mutex mutex_;
-  std::deque<std::function<void()>> tasks_;
+  struct Queue {
+    std::mutex mutex;
+    std::deque<std::function<void()>> tasks;
+  };
+  const std::shared_ptr<Queue> queue_ = std::make_shared<Queue>();
 };
 
 }  // namespace penstock::test
