@@ -270,6 +270,15 @@ TEST_F(Plugin, OfBeforeThereWereLandingsIsUsedWithoutThem) {
   EXPECT_EQ(link->add_memory({memory.data(), memory.size(), false}), nullptr);
 }
 
+TEST_F(Plugin, OfBeforeEventsCameApartHasItsRailsAndOneDescriptor) {
+  install("rails", "echo");
+  const auto provider = load_link_module("echo");
+  EXPECT_EQ(provider->rails("two=2", "192.0.2.1").size(), 2U);
+  const auto link =
+      provider->open({.local_host = {}, .peer_host = {}, .options = {}, .regions = {}});
+  EXPECT_EQ(link->events_apart(true), -1);
+}
+
 TEST_F(Plugin, LetsNoExceptionAcross) {
   install("none", "echo");
   const auto provider = load_link_module("echo");

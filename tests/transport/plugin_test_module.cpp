@@ -147,5 +147,10 @@ penstock_transport_v1() {
     table.struct_size = offsetof(penstock_transport, link_add_memory);
     table.link_land = reinterpret_cast<decltype(table.link_land)>(1);
   }
+  if (fault == "rails") {
+    // Of when there were rails, and nothing after them.
+    table.struct_size = offsetof(penstock_transport, link_events_apart);
+    table.link_events_apart = reinterpret_cast<decltype(table.link_events_apart)>(1);
+  }
   return &table;
 }
