@@ -880,7 +880,7 @@ int Inlet::listen() noexcept {
   return fd;
 }
 
-/// The engine is to look for what need not be armed at most.
+/// From here on the engine hears of what need not be armed, or of nothing.
 void Inlet::take_over() noexcept {
   heard_fd_ = link_->events_apart(true);
   if (heard_fd_ >= 0) return;

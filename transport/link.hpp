@@ -154,7 +154,7 @@ class Link {
   [[nodiscard]] virtual int event_fd() const noexcept = 0;
   /// `apart`: what was armed makes the descriptor that this returns readable instead, which wakes a
   /// thread that polls it sooner, and event_fd() only what arm() need not ask for. -1: there is
-  /// none, and nothing has changed.
+  /// none, or no memory left for it, and nothing has changed.
   [[nodiscard]] virtual int events_apart(bool /*apart*/) noexcept { return -1; }
 
   /// The first failure, in words: what completed with which status, peer, likely cause, remedy.

@@ -197,8 +197,9 @@ typedef struct penstock_transport {
                             penstock_error* error);
 
   /* Where `apart` is not 0, what was armed makes the descriptor that this returns readable instead
-   * of link_event_fd(), which tells of everything else as before. -1: there is none, and nothing
-   * has changed. A table may end before this, or have null: always -1. */
+   * of link_event_fd(), which tells of everything else as before. -1: there is none, or no
+   * memory left for it, and nothing has changed. A table may end before this, or have null: always
+   * -1. */
   int32_t (*link_events_apart)(penstock_link* link, int32_t apart);
 } penstock_transport;
 

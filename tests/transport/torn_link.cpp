@@ -236,8 +236,9 @@ class TornLink final : public Link {
         config_(std::move(config)),
         options_(options),
         event_fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
+        apart_fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
         dice_(0) {
-    if (event_fd_ < 0) throw_errno("torn: eventfd", errno);
+    if (event_fd_ < 0 || apart_fd_ < 0) throw_errno("torn: eventfd", errno);
     for (const LinkRegion& region : config_.regions) {
       if (region.remote_write) exposed_.push_back(region);
     }
@@ -261,6 +262,7 @@ class TornLink final : public Link {
       }
     }
     ::close(event_fd_);
+    ::close(apart_fd_);
   }
 
   [[nodiscard]] std::vector<std::byte> describe() const override {
@@ -407,10 +409,9 @@ class TornLink final : public Link {
   void disarm() noexcept override {
     const Inside inside(*this);
     const std::lock_guard lock(engine_->mutex);
-    std::uint64_t value = 0;
     // Nothing to take after a wake-up that was not one.
-    while (::read(event_fd_, &value, sizeof(value)) < 0 && errno == EINTR) {
-    }
+    (void)take(event_fd_);
+    (void)take(apart_fd_);
     armed_completions_ = armed_immediates_ = false;
     // A wake-up that is still on its way may be forgotten: the caller arms again and polls. Or it
     // comes later, for nothing.
@@ -418,6 +419,17 @@ class TornLink final : public Link {
   }
 
   [[nodiscard]] int event_fd() const noexcept override { return event_fd_; }
+
+  /// Now and then it cannot, as a device's link may run out of memory for it.
+  [[nodiscard]] int events_apart(bool apart) noexcept override {
+    const Inside inside(*this);
+    const std::lock_guard lock(engine_->mutex);
+    if (dice_.one_in(4)) return -1;
+    const bool told = take(told_by());
+    apart_ = apart;
+    if (told) wake(told_by());  // what was there already comes along
+    return apart_fd_;
+  }
 
   [[nodiscard]] std::string error() const override {
     const std::lock_guard lock(engine_->mutex);
@@ -448,9 +460,9 @@ class TornLink final : public Link {
     if (!later_.empty() && later_.front().due <= now) show(later_.front().event);
     if (wake_due_ && *wake_due_ <= now) {
       wake_due_.reset();
-      wake();
+      wake(told_by());
     }
-    if (dice_.one_in(512)) wake();
+    if (dice_.one_in(512)) wake(told_by());
     if (paused_until_ > now || queue_.empty() || failed_) return false;
     TornLink* peer = engine_->find(peer_);
     if (peer == nullptr) {
@@ -602,11 +614,21 @@ class TornLink final : public Link {
     wake_due_ = engine_->now + (dice_.one_in(2) ? 0 : pause());
   }
 
-  void wake() {
+  [[nodiscard]] int told_by() const { return apart_ ? apart_fd_ : event_fd_; }
+
+  static void wake(int fd) {
     const std::uint64_t one = 1;
     // A counter at its limit is readable anyway.
-    while (::write(event_fd_, &one, sizeof(one)) < 0 && errno == EINTR) {
+    while (::write(fd, &one, sizeof(one)) < 0 && errno == EINTR) {
     }
+  }
+
+  /// True: it was readable.
+  static bool take(int fd) {
+    std::uint64_t value = 0;
+    while (::read(fd, &value, sizeof(value)) < 0)
+      if (errno != EINTR) return false;
+    return true;
   }
 
   void fail_later(const std::string& why) {
@@ -628,6 +650,7 @@ class TornLink final : public Link {
   const LinkConfig config_;
   const Options options_;
   const int event_fd_;
+  const int apart_fd_;
   std::uint64_t id_ = 0;
   std::uint64_t peer_ = 0;
   std::vector<LinkRegion> exposed_;
@@ -642,6 +665,7 @@ class TornLink final : public Link {
   std::deque<Later> later_;
   std::deque<LinkEvent> completions_;
   std::deque<LinkEvent> immediates_;
+  bool apart_ = false;
   bool armed_completions_ = false;
   bool armed_immediates_ = false;
   std::optional<Tick> wake_due_;
