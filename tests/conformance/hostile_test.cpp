@@ -142,6 +142,13 @@ class HostileSender {
   }
   [[nodiscard]] RingControl& control() const { return *parts_.ring.control; }
 
+  /// How the receiver wants to be told of messages.
+  [[nodiscard]] PublishMode asked_mode() const {
+    const auto line =
+        read_credit(*reinterpret_cast<const CreditLine*>(parts_.remote.credit), key());
+    return line ? static_cast<PublishMode>(line->mode & 0xFFU) : PublishMode::tail;
+  }
+
   // Landings: only where the two ends have agreed on them.
   [[nodiscard]] bool lands() const { return parts_.remote.landings; }
   /// Asks for memory, in a record at `at`.
@@ -656,6 +663,33 @@ INSTANTIATE_TEST_SUITE_P(Paths, HostileSenderTest,
                                          Path{"torn_unordered", "torn", "seed=1&ordered=0"},
                                          Path{"shm", "shm", "liveness=10s"}),
                          [](const auto& name) { return name.param.name; });
+
+// A completion may be shown when the tail line has gone on by more than a window since.
+TEST(LateImmediateTest, one_from_behind_says_nothing_and_one_from_beyond_ends_that_sender) {
+  ensure_torn_link();
+  Receiver receiver = penstock::bind(fresh_uri("torn", "capacity=4KiB&publish=turns"));
+  HostileSender sender(receiver.uris().at(0), "seed=1");
+  Cursor end = 0;
+  const auto send = [&] {
+    ASSERT_TRUE(sender.write_header(end, header_word(16, 0)));
+    end += 32;
+    ASSERT_TRUE(sender.announce(end));
+    ASSERT_EQ(receiver.recv().status(), RecvStatus::received);
+  };
+  while (sender.asked_mode() != PublishMode::immediate) send();  // and does not heed it
+  const Cursor old = end;
+  while (end <= old + kCapacity) send();
+  for (const Cursor late : {old, Cursor{0}}) {
+    ASSERT_TRUE(sender.say_landed(late));
+    send();
+    ASSERT_EQ(receiver.try_recv().status(), RecvStatus::empty);
+  }
+  (void)sender.say_landed(end + kCapacity + 32);
+  const Message lost = receiver.recv();
+  ASSERT_EQ(lost.status(), RecvStatus::peer_lost);
+  EXPECT_NE(lost.loss()->reason.find("beyond the credit"), std::string::npos)
+      << lost.loss()->reason;
+}
 
 // ── Payloads ────────────────────────────────────────────────────────────────────────────────────
 
