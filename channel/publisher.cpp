@@ -25,6 +25,9 @@ constexpr std::uint32_t kStreak = 4;
 constexpr std::uint64_t kMaxHold = 16;
 constexpr std::uint64_t kManyRecords = 8;
 constexpr std::uint64_t kManyLargeRecords = 4;
+/// So few go while a publish is on its way, if they come so many posts' time after the last.
+constexpr std::uint64_t kFewRecords = 4;
+constexpr std::uint64_t kLongAfter = 2;
 /// Producers whose records are held back look at the clock once for so many bytes.
 constexpr std::uint64_t kBytesPerLook = 1024;
 /// Writes handed over in one post.
@@ -403,8 +406,12 @@ bool Publisher::may_post() const noexcept {
       return false;
   }
   if (flying == 0) return true;
-  return waiting >= std::min(kWorthPosting, ring_.capacity() / 4) && flying < kMaxInFlight &&
-         posted_ - completed() < ring_.capacity();
+  if (flying == kMaxInFlight || posted_ - completed() >= ring_.capacity()) return false;
+  // A few records that come long after the last post are no stream that would gather while that is
+  // on its way.
+  if (waiting_records_ <= kFewRecords && cycles() - last_post_end_ > post_cost_ * kLongAfter)
+    return true;
+  return waiting >= std::min(kWorthPosting, ring_.capacity() / 4);
 }
 
 bool Publisher::sleeper_waits(Cursor end) const noexcept {
