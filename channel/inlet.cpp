@@ -226,7 +226,10 @@ Inspection Inlet::inspect_hot(Record& out) noexcept {
 
 Inspection Inlet::next_record(Record& out) noexcept {
   if (!link_) return ring_.inspect(next_, head_ + window_, out);
-  if (next_ >= tail_ && listens()) tend();  // a question may have come, too
+  if (next_ >= tail_ && listens()) {
+    ++looks_;
+    tend();  // a question may have come, too
+  }
   return next_landed(out);
 }
 
@@ -537,21 +540,25 @@ bool Inlet::answer_due(bool always) noexcept {
 bool Inlet::put_off_answer() noexcept {
   // relaxed: raised with the token held only
   if (ticks_to_answer_.load(std::memory_order_relaxed) != 0) return true;
-  auto& engine = Engine::get();
-  if (!attended_) {
-    try {
-      engine.attend(shared_from_this());
-    } catch (const std::exception&) {
-      return false;
-    }
-    attended_ = true;
-  }
+  if (!may_ask_engine()) return false;
   ticks_to_answer_.store(kTicksToAnswer, std::memory_order_seq_cst);  // SYNC attention
-  engine.attention(Attention::later);
+  Engine::get().attention(Attention::later);
   return true;
 }
 
-Attention Inlet::on_attention() noexcept {
+bool Inlet::may_ask_engine() noexcept {
+  if (attended_) return true;
+  try {
+    Engine::get().attend(shared_from_this());
+  } catch (const std::exception&) {
+    return false;
+  }
+  return attended_ = true;
+}
+
+Attention Inlet::on_attention() noexcept { return std::max(answer_in_time(), arm_in_time()); }
+
+Attention Inlet::answer_in_time() noexcept {
   // SYNC attention. The first tick comes at once.
   const auto ticks = ticks_to_answer_.load(std::memory_order_seq_cst);
   if (ticks == 0) return Attention::none;
@@ -957,6 +964,8 @@ void Inlet::note_work() noexcept {
 
 /// The engine is to look at the link from here on, if nobody else does.
 void Inlet::hand_back() noexcept {
+  // relaxed: stored with the token
+  if (listener_ == Listener::engine && unarmed_.load(std::memory_order_relaxed)) arm_link();
   if (listener_ != Listener::nobody) return;
   // What cannot be handed back, for want of memory, on_time() looks at.
   const bool apart = heard_fd_ != link_->event_fd();
@@ -971,7 +980,39 @@ void Inlet::hand_back() noexcept {
   if (!apart) Engine::get().rewatch(heard_fd_, EPOLLIN);
 }
 
-void Inlet::arm_link() noexcept { link_->arm(!ordered_ || report_due_ || landing_due_, true); }
+void Inlet::arm_link() noexcept {
+  unarmed_.store(false, std::memory_order_relaxed);  // relaxed: a tick more does no harm
+  link_->arm(!ordered_ || report_due_ || landing_due_, true);
+}
+
+/// Where each message is an event of the link, a receiver that looks by itself leaves the engine
+/// nothing but to be woken for each: it is armed when the receiver has not looked for a tick, or
+/// goes to sleep.
+void Inlet::arm_engine() noexcept {
+  if (!immediates_only() || std::exchange(seen_looks_, looks_) == looks_ || !may_ask_engine())
+    return arm_link();
+  unarmed_.store(true, std::memory_order_seq_cst);  // SYNC attention
+  Engine::get().attention(Attention::later);
+}
+
+Attention Inlet::arm_in_time() noexcept {
+  if (!unarmed_.load(std::memory_order_seq_cst)) return Attention::none;  // SYNC attention
+  bool news = false;
+  with_token([&] {
+    if (shut_ || listener_ != Listener::engine) {
+      unarmed_.store(false, std::memory_order_relaxed);  // relaxed: with the token
+      return;
+    }
+    if (std::exchange(seen_looks_, looks_) != looks_) return;
+    arm_link();
+    tend();  // something may have come just before
+    heed_landing();
+    news = readable();
+  });
+  if (news) notify();
+  // relaxed: stored by this thread, or with the token by one who armed it
+  return unarmed_.load(std::memory_order_relaxed) ? Attention::later : Attention::none;
+}
 
 /// What woke a receiver is taken before the next sleep: the message it was for comes first.
 void Inlet::quieten() noexcept {
@@ -988,7 +1029,8 @@ void Inlet::on_ready(std::uint32_t /*events*/) noexcept {
   with_token([&] {
     if (shut_) return;
     link_->disarm();
-    if (listener_ != Listener::nobody) arm_link();
+    if (listener_ == Listener::receiver) arm_link();
+    if (listener_ == Listener::engine) arm_engine();
     tend();
     heed_landing();
     news = readable();

@@ -209,6 +209,9 @@ class Inlet final : public ConnectionObserver,
   [[nodiscard]] bool starving() const noexcept;
   [[nodiscard]] bool answer_due(bool always) noexcept;
   [[nodiscard, gnu::noinline]] bool put_off_answer() noexcept;
+  [[nodiscard]] bool may_ask_engine() noexcept;
+  [[nodiscard]] Attention answer_in_time() noexcept;
+  [[nodiscard]] Attention arm_in_time() noexcept;
   [[nodiscard]] bool dry() noexcept;
   [[nodiscard]] std::uint64_t known_to_wait(bool waiting) noexcept;
   void tell_sender() noexcept;
@@ -218,6 +221,7 @@ class Inlet final : public ConnectionObserver,
   [[nodiscard]] bool readable() noexcept;
   void take_events() noexcept;
   void arm_link() noexcept;
+  void arm_engine() noexcept;
   void quieten() noexcept;
   void heed_landing() noexcept;
   void take_over() noexcept;
@@ -310,6 +314,8 @@ class Inlet final : public ConnectionObserver,
   int heard_fd_ = -1;                           // what a receiver polls
   bool notified_ = false;                       // ... was readable, and is still
   std::chrono::milliseconds return_ = kReturn;  // between two looks of on_time()
+  std::uint64_t looks_ = 0;                     // of a receiver, at the link
+  std::uint64_t seen_looks_ = 0;                // ... when the link was to be armed last
   std::uint64_t listens_ = 0;                   // so often a receiver listened
   std::uint64_t seen_listens_ = 0;              // ... when on_time() looked last
   bool timer_set_ = false;                      // on_time() is to come
@@ -332,6 +338,8 @@ class Inlet final : public ConnectionObserver,
   const std::shared_ptr<InletCounters> counters_ = std::make_shared<InletCounters>();
   // SYNC attention: raised from 0 with the token held, lowered by the engine
   std::atomic<std::uint8_t> ticks_to_answer_{0};
+  // SYNC attention: raised with the token held. The engine has yet to arm the link.
+  std::atomic<bool> unarmed_{false};
   std::atomic<bool> stalled_{false};  // relaxed: a state for people
   std::atomic<bool> gone_{false};     // SYNC gone: reason_ before it; nothing more will be sent
   std::atomic<bool> goodbye_{false};  // relaxed: said good-bye; a state for people

@@ -145,8 +145,9 @@ class Link {
   /// Takes up to events.size() events and returns how many. Does not block.
   [[nodiscard]] virtual std::size_t poll(std::span<LinkEvent> events) noexcept = 0;
 
-  /// event_fd() becomes readable at the next event of the kinds asked for. Poll once more after
-  /// this returns: an event may have come just before. May wake spuriously.
+  /// event_fd() becomes readable at the next event of the kinds asked for, and stays so until
+  /// disarm(), although poll() may have taken the event meanwhile. Poll once more after this
+  /// returns: an event may have come just before. May wake spuriously.
   virtual void arm(bool completions, bool immediates) noexcept = 0;
   /// Takes what made event_fd() readable; call arm() again afterwards.
   virtual void disarm() noexcept = 0;
