@@ -5,7 +5,7 @@ top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 
 build_packages=(
   g++ cmake ninja-build pkg-config git ca-certificates
-  libibverbs-dev libxxhash-dev libgtest-dev libasio-dev libbenchmark-dev libboost-dev
+  libibverbs-dev libucx-dev libxxhash-dev libgtest-dev libasio-dev libbenchmark-dev libboost-dev
   libcli11-dev libfmt-dev nlohmann-json3-dev libprotobuf-dev protobuf-compiler)
 # For the soft-RoCE bed (tests/softroce): the virtual machine's own needs, and the providers.
 bed_packages=(qemu-system-x86 busybox-static cpio kmod iproute2 rdma-core ibverbs-providers xz-utils)

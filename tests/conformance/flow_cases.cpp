@@ -202,7 +202,7 @@ const AddCase fair{
       (void)side.get("filled");
       // Everything is in the receiver's memory: the order now is the receiver's choice alone. But
       // where only immediates tell of it, the slow sender's may still be on its way.
-      const bool told_late = side.target().options.find("ordered=0") != std::string::npos;
+      const bool told_late = !side.target().local() && !side.target().ordered();
       std::uint64_t slow = 0;
       std::uint64_t run = 0;
       std::uint64_t longest = 0;

@@ -99,9 +99,7 @@ void take_from_many(Side& side, std::size_t clones) {
     std::vector<std::jthread> threads;
     for (std::size_t i = 1; i < clones; ++i) threads.emplace_back(work, receiver.clone());
     const auto& target = side.target();
-    const bool gets_hot = !target.local() &&
-                          target.options.find("ordered=0") == std::string::npos &&
-                          target.options.find("publish") == std::string::npos;
+    const bool gets_hot = target.ordered() && target.options.find("publish") == std::string::npos;
     // Closed only when all of them are; the busy one's mode is looked at before that.
     threads.emplace_back([&, mine = receiver.clone()] {
       (void)side.get("busy");

@@ -59,6 +59,7 @@ struct Plan {
   std::vector<std::string> topologies;
   std::vector<std::uint64_t> seeds{1, 2};
   std::vector<std::string> publish;  // empty: as the receiver thinks best; torn: every one
+  std::string query;
   // Set in a process that was started as one side of a case.
   std::string role;
   std::string only;
@@ -433,7 +434,7 @@ void add_transport(const std::string& transport) {
     const bool local = transport == "inproc" || transport == "shm";
     const Target target{.label = transport,
                         .scheme = transport,
-                        .options = {},
+                        .options = plan().query,
                         .host = local ? std::string() : plan().address,
                         .topology = topology};
     if (plan().publish.empty()) add_target(target);
@@ -607,6 +608,8 @@ int run_all(int argc, char** argv) {
   app.add_option("--publish", the.publish, "how remote senders do it: tail, hot, immediate, turns")
       ->delimiter(',')
       ->envname("PENSTOCK_CONFORMANCE_PUBLISH");
+  app.add_option("--query", the.query, "for every URI, for instance tls=tcp")
+      ->envname("PENSTOCK_CONFORMANCE_QUERY");
   app.add_option("--role", the.role)->group("");
   app.add_option("--case", the.only)->group("");
   app.add_option("--stage", the.stage)->group("");
@@ -626,8 +629,10 @@ int run_all(int argc, char** argv) {
     delete listeners.Release(listeners.default_result_printer());
     the.transports = {the.only.substr(the.only.find('.') + 1)};
     the.transports[0] = the.transports[0].substr(0, the.transports[0].find_first_of("._"));
-  } else if (!the.publish.empty()) {
-    ::setenv("PENSTOCK_CONFORMANCE_PUBLISH", CLI::detail::join(the.publish).c_str(), 1);
+  } else {
+    if (!the.publish.empty())
+      ::setenv("PENSTOCK_CONFORMANCE_PUBLISH", CLI::detail::join(the.publish).c_str(), 1);
+    if (!the.query.empty()) ::setenv("PENSTOCK_CONFORMANCE_QUERY", the.query.c_str(), 1);
   }
   for (const std::string& transport : the.transports) add_transport(transport);
 

@@ -43,6 +43,10 @@ struct Target {
   std::string host;     ///< numeric address to bind at; empty for transports without one
   Topology topology = Topology::threads;
   [[nodiscard]] bool local() const noexcept { return host.empty(); }
+  /// Its links place their writes in order, so that receivers choose how senders publish.
+  [[nodiscard]] bool ordered() const noexcept {
+    return (scheme == "rdma" || scheme == "torn") && options.find("ordered=0") == std::string::npos;
+  }
 };
 
 /// One side of a running case.

@@ -52,10 +52,10 @@ needs_only() {
 }
 runtime=('libstdc++.so.*' 'libm.so.*' 'libgcc_s.so.*' 'libc.so.*' 'ld-linux*')
 
-# works PROGRAM MODULE: it sends and receives, and its rdma transport is there, from the module of
-# that path ("none": without one).
+# works PROGRAM MODULES: it sends and receives, and its remote transports are there, from the modules
+# in that folder ("none": without any).
 works() {
-  local program=$1 module=$2 output
+  local program=$1 modules=$2 output scheme module
   output=$("$program" "package-test-$$") || fail "$program: exit status $?"
   printf '%s\n' "$output"
   grep -qx 'inproc: received' <<<"$output" || fail "$program: nothing came through inproc:"
@@ -70,7 +70,13 @@ works() {
     grep -q '^rdma: transport unavailable: .*no RDMA device.*rdma link add' <<<"$output" ||
       fail "$program: rdma: does not say that there is no device, and what to do"
   fi
-  grep -qx "module: $module" <<<"$output" || fail "$program: the module is not: $module"
+  grep -qx 'ucx: received' <<<"$output" || fail "$program: nothing came through ucx:"
+  for scheme in rdma ucx; do
+    module=$modules
+    [[ $modules == none ]] || module=$modules/penstock_$scheme.so
+    grep -qx "module of $scheme: $module" <<<"$output" ||
+      fail "$program: the module of $scheme is not: $module"
+  done
 }
 
 case_install() {
@@ -78,9 +84,11 @@ case_install() {
   quietly "$CMAKE" --install "$build" --prefix "$prefix"
   (cd "$prefix" && find . ! -type d | sort)
   # The tool finds the modules of the prefix it was moved to.
-  local output
+  local output scheme
   output=$("$prefix/bin/penstock" info 2>&1)
-  grep -q '^rdma' <<<"$output" || fail "the installed tool does not list rdma: $output"
+  for scheme in rdma ucx; do
+    grep -q "^$scheme" <<<"$output" || fail "the installed tool does not list $scheme: $output"
+  done
   needs_only "$prefix/bin/penstock" "${runtime[@]}" 'libfmt.so.*'
   quietly "$prefix/libexec/penstock/penstock-verbs-baseline" --help
 }
@@ -97,11 +105,12 @@ case_find_package() {
   consumer "$folder/find_package" -DCMAKE_PREFIX_PATH="$prefix"
   local bin=$folder/find_package
   # The core was configured for another prefix, and the program lies outside of this one.
-  PENSTOCK_PLUGIN_PATH=$libdir/penstock works "$bin/consumer" "$libdir/penstock/penstock_rdma.so"
-  works "$bin/consumer_rdma" none
+  PENSTOCK_PLUGIN_PATH=$libdir/penstock works "$bin/consumer" "$libdir/penstock"
+  works "$bin/consumer_linked" none
   needs_only "$bin/consumer" "${runtime[@]}"
-  needs_only "$bin/consumer_rdma" "${runtime[@]}" 'libibverbs.so.*'
+  needs_only "$bin/consumer_linked" "${runtime[@]}" 'libibverbs.so.*' 'libuc[mpst].so.*'
   needs_only "$libdir/penstock/penstock_rdma.so" "${runtime[@]}" 'libibverbs.so.*'
+  needs_only "$libdir/penstock/penstock_ucx.so" "${runtime[@]}" 'libuc[mpst].so.*'
   local output
   output=$(PENSTOCK_PLUGIN_PATH=$bin "$prefix/bin/penstock" info 2>&1)
   grep -q 'paper.*feed one' <<<"$output" ||
@@ -117,8 +126,7 @@ case_pkg_config() {
   eval "flags=($flags)"  # pkg-config quotes what a shell would take apart
   quietly "$CXX" -std=c++20 "${warnings[@]}" -o "$folder/pkg_config/consumer" \
     "$here/consumer/consumer.cpp" "${flags[@]}"
-  PENSTOCK_PLUGIN_PATH=$libdir/penstock works "$folder/pkg_config/consumer" \
-    "$libdir/penstock/penstock_rdma.so"
+  PENSTOCK_PLUGIN_PATH=$libdir/penstock works "$folder/pkg_config/consumer" "$libdir/penstock"
 }
 
 # As a part of another build, with a shared core, and installed by that.
@@ -127,13 +135,13 @@ case_subdirectory() {
   rm -rf "$moved"
   consumer "$bin" -DPENSTOCK_TREE="$here/../.." -DBUILD_SHARED_LIBS=ON \
     -DCMAKE_INSTALL_PREFIX="$moved" -DCMAKE_INSTALL_LIBDIR=lib
-  works "$bin/consumer" "$bin/penstock_rdma.so"
-  works "$bin/consumer_rdma" none
+  works "$bin/consumer" "$bin"
+  works "$bin/consumer_linked" none
   needs_only "$bin/penstock/libpenstock.so" "${runtime[@]}"
   quietly "$CMAKE" --install "$bin"
   consumer "$folder/shared" -DCMAKE_PREFIX_PATH="$moved"
-  works "$folder/shared/consumer" "$moved/lib/penstock/penstock_rdma.so"
-  works "$folder/shared/consumer_rdma" none
+  works "$folder/shared/consumer" "$moved/lib/penstock"
+  works "$folder/shared/consumer_linked" none
 }
 
 command=case_$2

@@ -69,16 +69,20 @@ void between_hosts() try {
   std::cout << "rdma: " << error.code().message() << ": " << error.what() << '\n';
 }
 
-// The module of the rdma transport, if it is loaded.
-void print_module() {
+void over_tcp() {
+  auto receiver = penstock::bind("ucx://127.0.0.1:0/package?tls=tcp");
+  const std::jthread thread([uri = receiver.uris().front()] { send(uri, "ucx: received"); });
+  print_all(receiver);
+}
+
+// The module of a transport, if it is loaded.
+void print_module(const std::string& scheme) {
   std::ifstream maps("/proc/self/maps");
   std::string line;
-  while (std::getline(maps, line)) {
-    if (!line.ends_with("/penstock_rdma.so")) continue;
-    std::cout << "module: " << line.substr(line.find('/')) << '\n';
-    return;
-  }
-  std::cout << "module: none\n";
+  std::string found = "none";
+  while (std::getline(maps, line))
+    if (line.ends_with("/penstock_" + scheme + ".so")) found = line.substr(line.find('/'));
+  std::cout << "module of " << scheme << ": " << found << '\n';
 }
 
 }  // namespace
@@ -89,7 +93,9 @@ int main(int argc, char** argv) try {
   between_threads();
   typed_over_a_uri();
   between_hosts();
-  print_module();
+  over_tcp();
+  print_module("rdma");
+  print_module("ucx");
   return status == 0 ? 0 : 1;
 } catch (const penstock::SetupError& error) {
   std::cerr << error.what() << '\n';
