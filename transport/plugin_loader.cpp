@@ -402,22 +402,44 @@ std::string directory_of_core() {
   return error ? std::string{} : file.parent_path().string();
 }
 
+void add_directory(std::vector<std::string>& path, std::string directory) {
+  if (!directory.empty() && std::ranges::find(path, directory) == path.end())
+    path.push_back(std::move(directory));
+}
+
+/// Those that the user names.
+std::vector<std::string> given_path() {
+  std::vector<std::string> path;
+  const char* given = ::secure_getenv("PENSTOCK_PLUGIN_PATH");
+  std::string_view rest = given != nullptr ? given : "";
+  while (!rest.empty()) {
+    const auto colon = rest.find(':');
+    add_directory(path, std::string(rest.substr(0, colon)));
+    rest = colon == std::string_view::npos ? std::string_view{} : rest.substr(colon + 1);
+  }
+  return path;
+}
+
+/// The module of this name there, if there is one. Of two it is not known which is meant.
+fs::path find_given(const std::string& name) {
+  fs::path found;
+  for (const std::string& directory : given_path()) {
+    const fs::path file = fs::path(directory) / name;
+    std::error_code error;
+    if (!fs::exists(file, error)) continue;
+    if (!found.empty() && !fs::equivalent(found, file, error))
+      broken(found, "there is another one, " + file.string() +
+                        ": take one of the two out of PENSTOCK_PLUGIN_PATH");
+    if (found.empty()) found = file;
+  }
+  return found;
+}
+
 }  // namespace
 
 std::vector<std::string> module_search_path() {
-  std::vector<std::string> path;
-  const auto add = [&](std::string directory) {
-    if (!directory.empty() && std::ranges::find(path, directory) == path.end())
-      path.push_back(std::move(directory));
-  };
-  if (const char* given = ::secure_getenv("PENSTOCK_PLUGIN_PATH"); given != nullptr) {
-    std::string_view rest = given;
-    while (!rest.empty()) {
-      const auto colon = rest.find(':');
-      add(std::string(rest.substr(0, colon)));
-      rest = colon == std::string_view::npos ? std::string_view{} : rest.substr(colon + 1);
-    }
-  }
+  std::vector<std::string> path = given_path();
+  const auto add = [&](std::string directory) { add_directory(path, std::move(directory)); };
   // What lies beside comes before what was installed earlier: a build tree runs its own modules.
   const auto add_place = [&](const std::string& directory, const char* modules) {
     if (directory.empty()) return;
@@ -432,9 +454,10 @@ std::vector<std::string> module_search_path() {
 
 std::shared_ptr<LinkProvider> load_link_module(std::string_view scheme) {
   if (!is_scheme(scheme)) return nullptr;
+  const std::string name = std::string(kPrefix) + std::string(scheme) + std::string(kSuffix);
+  if (const fs::path given = find_given(name); !given.empty()) return load(given.string(), scheme);
   for (const std::string& directory : module_search_path()) {
-    const fs::path file =
-        fs::path(directory) / (std::string(kPrefix) + std::string(scheme) + std::string(kSuffix));
+    const fs::path file = fs::path(directory) / name;
     std::error_code error;
     if (fs::exists(file, error)) return load(file.string(), scheme);
   }

@@ -17,7 +17,8 @@ namespace penstock::inline v1 {
 
 /// The provider of the first module `penstock_<scheme>.so` in the search path; null when there is
 /// none. A module stays loaded until the process ends. Thread-safe.
-/// Throws SetupError{module_broken} that names the file and the loader's reason.
+/// Throws SetupError{module_broken} that names the file and the loader's reason; also where
+/// PENSTOCK_PLUGIN_PATH has two of them, which are not the same file.
 [[nodiscard]] std::shared_ptr<LinkProvider> load_link_module(std::string_view scheme);
 
 /// The schemes that have a module in the search path, sorted; whether one loads is not known.

@@ -83,7 +83,7 @@ class UcxLink final : public Link {
     std::uint32_t region;
     std::uint32_t length;
   };
-  /// As they travel, little-endian.
+  /// As they travel, little-endian (docs/wire.md).
   struct Head {
     Secret secret;
     std::uint64_t number;
@@ -97,6 +97,7 @@ class UcxLink final : public Link {
     std::uint64_t placed;
     std::uint64_t asks;  // 1: say what you placed
   };
+  static_assert(offsetof(Head, pieces) == 40 && sizeof(Piece) == 16 && sizeof(Word) == 32);
   /// A post under way.
   struct Post {
     std::uint64_t cookie = 0;

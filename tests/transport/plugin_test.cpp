@@ -100,6 +100,19 @@ TEST_F(Plugin, WithAShortTableIsRefused) {
   expect_broken("echo", "function table has 64 bytes");
 }
 
+TEST_F(Plugin, OfWhichTheUserNamesTwoIsRefused) {
+  install("none", "echo");
+  const fs::path other = directory_ / "other";
+  fs::create_directory(other);
+  fs::copy_file(file("echo"), other / "penstock_echo.so");
+  const fs::path again = directory_ / "again";
+  fs::create_directory_symlink(".", again);
+  ::setenv("PENSTOCK_PLUGIN_PATH", (directory_.string() + ":" + again.string()).c_str(), 1);
+  EXPECT_NE(load_link_module("echo"), nullptr) << "the same, twice";
+  ::setenv("PENSTOCK_PLUGIN_PATH", (directory_.string() + ":" + other.string()).c_str(), 1);
+  expect_broken("echo", (other / "penstock_echo.so").string());
+}
+
 TEST_F(Plugin, SaysWhichRailsItsOptionsAskFor) {
   using Rails = std::vector<std::string>;
   install("none", "echo");
