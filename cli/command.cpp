@@ -8,7 +8,9 @@
 #include <charconv>
 #include <chrono>
 #include <cmath>
+#include <filesystem>
 #include <iterator>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -26,6 +28,18 @@ constexpr std::array<Unit, 5> kUnits{
     {{"s", 1e9}, {"ms", 1e6}, {"us", 1e3}, {"ns", 1}, {"m", 60e9}}};
 
 }  // namespace
+
+std::string find_program(const std::string& name, std::string_view option) {
+  std::error_code error;
+  const auto folder = std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
+  const auto installed = (folder / PENSTOCK_PROGRAMS_FROM_BIN / name).lexically_normal();
+  for (const auto& file : {folder / name, installed}) {
+    if (::access(file.c_str(), X_OK) == 0) return file.string();
+  }
+  throw CommandError(fmt::format(
+      "there is no {} beside this program and none at {}: install penstock built with {}", name,
+      installed.string(), option));
+}
 
 void complain(std::string_view text) {
   end_progress_line();

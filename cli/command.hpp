@@ -51,7 +51,12 @@ CLI::Option* add_duration(CLI::App& app, const std::string& name, Duration& valu
 /// Throws UsageError.
 [[nodiscard]] Uri parse_uri(const std::string& text);
 
+/// The program `name`, beside this one, as in a build tree, or where an installation has it. Throws
+/// CommandError that tells with which option of CMake it comes.
+[[nodiscard]] std::string find_program(const std::string& name, std::string_view option);
+
 void add_info(CLI::App& app, Action& action);
+void add_conformance(CLI::App& app, Action& action);
 void add_cat(CLI::App& app, Action& action);
 void add_perf(CLI::App& app, Action& action);
 

@@ -91,6 +91,7 @@ int run(int argc, char** argv) {
   add_info(app, action);
   add_cat(app, action);
   add_perf(app, action);
+  add_conformance(app, action);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& success) {

@@ -11,32 +11,16 @@
 #include <charconv>
 #include <csignal>
 #include <cstring>
-#include <filesystem>
 #include <string_view>
-#include <system_error>
 
 #include "command.hpp"
 
 namespace penstock::cli {
 namespace {
 
-namespace fs = std::filesystem;
-
 constexpr const char* kProgram = "penstock-verbs-baseline";
 
-/// Beside this program, as in a build tree, or where an installation has it.
-std::string find_program() {
-  std::error_code error;
-  const auto folder = fs::read_symlink("/proc/self/exe", error).parent_path();
-  const auto installed = (folder / PENSTOCK_PROGRAMS_FROM_BIN / kProgram).lexically_normal();
-  for (const auto& file : {folder / kProgram, installed}) {
-    if (::access(file.c_str(), X_OK) == 0) return file.string();
-  }
-  throw CommandError(fmt::format(
-      "plain verbs: there is no {} beside this program and none at {}: install penstock built with "
-      "-DPENSTOCK_RDMA=ON",
-      kProgram, installed.string()));
-}
+std::string find_baseline() { return find_program(kProgram, "-DPENSTOCK_RDMA=ON"); }
 
 std::string host_and_port(const Uri& uri, std::uint16_t port) {
   if (uri.host.find(':') != std::string::npos) return fmt::format("[{}]:{}", uri.host, port);
@@ -58,7 +42,7 @@ void add_device(std::vector<std::string>& command, const Uri& uri) {
 const char* mode_name(PerfMode mode) { return mode == PerfMode::sleep ? "event" : to_string(mode); }
 
 std::vector<std::string> server_command(const Uri& uri) {
-  std::vector<std::string> command{find_program(), "--listen", host_and_port(uri, 0),
+  std::vector<std::string> command{find_baseline(), "--listen", host_and_port(uri, 0),
                                    "--until-eof"};
   add_device(command, uri);
   return command;
@@ -157,9 +141,9 @@ PlainVerbsServer::PlainVerbsServer(const Uri& uri)
 
 Json measure_plain_verbs(const Uri& listener, std::uint16_t port, const PlainVerbsWork& work) {
   std::vector<std::string> command{
-      find_program(), host_and_port(listener, port), "--mode",    mode_name(work.mode),
-      "--sizes",      std::to_string(work.size),     "--seconds", fmt::format("{}", work.seconds),
-      "--senders",    std::to_string(work.senders),  "--json",    "-"};
+      find_baseline(), host_and_port(listener, port), "--mode",    mode_name(work.mode),
+      "--sizes",       std::to_string(work.size),     "--seconds", fmt::format("{}", work.seconds),
+      "--senders",     std::to_string(work.senders),  "--json",    "-"};
   add_device(command, listener);
   Child program(command);
   const auto text = program.read_all();

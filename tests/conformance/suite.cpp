@@ -1,4 +1,4 @@
-// penstock_conformance: runs the cases on the transports and topologies asked for.
+// penstock-conformance: runs the cases on the transports and topologies asked for.
 //
 // In one process the roles are two threads. Between processes the program starts itself again as
 // the other side. Between hosts it is started on both, with PENSTOCK_HOST=0 (receivers) and 1
@@ -149,7 +149,7 @@ class ChildSide {
  public:
   ChildSide(Role role, const std::string& scope, const std::string& stage) {
     const std::array<std::string, 8> words{
-        "penstock_conformance", "--role", to_string(role), "--case", scope, "--stage", stage,
+        "penstock-conformance", "--role", to_string(role), "--case", scope, "--stage", stage,
         "--gtest_brief=1"};
     std::vector<char*> arguments;
     for (const std::string& word : words) arguments.push_back(const_cast<char*>(word.c_str()));
@@ -343,6 +343,7 @@ class Unavailable final : public testing::Test {
 };
 
 void add_unavailable(const std::string& transport, const std::string& why) {
+  std::fprintf(stderr, "penstock-conformance: %s\n", why.c_str());  // a filter may hide the test
   testing::RegisterTest(("Conformance." + transport).c_str(), "is_available", nullptr, nullptr,
                         __FILE__, __LINE__,
                         [why]() -> testing::Test* { return new Unavailable(why); });
@@ -647,8 +648,10 @@ int run_all(int argc, char** argv) {
   if (hosts && the.host == 0) server.emplace(board(), "0.0.0.0", kStagePort);
   const Watchdog watchdog;
   const int status = RUN_ALL_TESTS();
-  if (the.child() && testing::UnitTest::GetInstance()->test_to_run_count() != 1) return 3;
-  return status;
+  const int run = testing::UnitTest::GetInstance()->test_to_run_count();
+  if (the.child() && run != 1) return 3;
+  if (run == 0) std::fprintf(stderr, "penstock-conformance: no case was run\n");
+  return run == 0 ? 2 : status;
 }
 
 }  // namespace
@@ -658,7 +661,7 @@ int main(int argc, char** argv) {
   try {
     return penstock::test::run_all(argc, argv);
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "penstock_conformance: %s\n", error.what());
+    std::fprintf(stderr, "penstock-conformance: %s\n", error.what());
     return 2;
   }
 }

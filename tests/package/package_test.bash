@@ -91,6 +91,8 @@ case_install() {
   done
   needs_only "$prefix/bin/penstock" "${runtime[@]}" 'libfmt.so.*'
   quietly "$prefix/libexec/penstock/penstock-verbs-baseline" --help
+  quietly "$prefix/bin/penstock" conformance 'ucx://127.0.0.1:0/x?tls=tcp' --scale 0.1 -- \
+    '--gtest_filter=*.keeps_order_of_one_sender'
 }
 
 # Where the case install has put the libraries.
