@@ -25,15 +25,16 @@ quietly() {
   }
 }
 
-# consumer FOLDER CMAKE-ARGUMENT…: configures and builds the consumer there, in an empty folder.
-consumer() {
-  local into=$1
-  shift
+# made SOURCE FOLDER CMAKE-ARGUMENT…: configures and builds that project there, in an empty folder.
+made() {
+  local from=$1 into=$2
+  shift 2
   rm -rf "$into"
-  quietly "$CMAKE" -S "$here/consumer" -B "$into" -DCMAKE_CXX_COMPILER="$CXX" \
+  quietly "$CMAKE" -S "$from" -B "$into" -DCMAKE_CXX_COMPILER="$CXX" \
     -DCMAKE_CXX_FLAGS="${warnings[*]}" "$@"
   quietly "$CMAKE" --build "$into"
 }
+consumer() { made "$here/consumer" "$@"; }
 
 # needs FILE: the libraries that it names, one a line.
 needs() { readelf -d "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'; }
@@ -129,6 +130,13 @@ case_pkg_config() {
   quietly "$CXX" -std=c++20 "${warnings[@]}" -o "$folder/pkg_config/consumer" \
     "$here/consumer/consumer.cpp" "${flags[@]}"
   PENSTOCK_PLUGIN_PATH=$libdir/penstock works "$folder/pkg_config/consumer" "$libdir/penstock"
+}
+
+# The transport of docs/write-a-transport.md, made from the installation alone, keeps the contract.
+case_conformance_tcp() {
+  made "$here/../../docs/examples/tcp" "$folder/tcp" -DCMAKE_PREFIX_PATH="$prefix"
+  PENSTOCK_PLUGIN_PATH=$folder/tcp "$prefix/bin/penstock" conformance 'tcp://127.0.0.1:0/x' \
+    --scale 0.2 -- --gtest_brief=1
 }
 
 # As a part of another build, with a shared core, and installed by that.
