@@ -4,8 +4,7 @@
 // handler checks and places it. UCX's own puts are not used: where the network has none, as TCP,
 // UCX makes them of messages, too, and then (1.13) the target writes to whatever address such a
 // message names, whoever sent it, and its answer to a sender that has just gone ends the target's
-// process
-// ("Fatal: unexpected error: Endpoint timeout").
+// process ("Fatal: unexpected error: Endpoint timeout").
 //
 // Who calls what: whoever holds the link's progress token (link.hpp). UCX calls back only inside
 // the calls made here, so nothing else runs beside them.
