@@ -78,12 +78,13 @@ class Stranger {
   ~Stranger() { ::ucp_worker_destroy(worker_); }
 
   /// While `target`, of this thread too, looks at what comes.
-  void send(Link& target, const void* head, std::size_t head_length, const Bytes& body) {
+  void send(Link& target, const void* head, std::size_t head_length, const Bytes& body,
+            unsigned id = 1) {
     ucp_request_param_t params{};
     params.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
     params.flags = UCP_AM_SEND_FLAG_EAGER;
     auto* const request =
-        ::ucp_am_send_nbx(endpoint_, 1, head, head_length, body.data(), body.size(), &params);
+        ::ucp_am_send_nbx(endpoint_, id, head, head_length, body.data(), body.size(), &params);
     ASSERT_FALSE(UCS_PTR_IS_ERR(request));
     const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(100);
     while (std::chrono::steady_clock::now() < end) {
@@ -326,6 +327,39 @@ TEST_P(UcxLinkTest, a_head_that_is_cut_short_fails_it) {
                                   .piece = {.offset = 0, .region = 0, .length = 8}},
                                  Bytes(8, std::byte{1}), sizeof(Head) - 1);
   EXPECT_TRUE(says(error, "cut short")) << error;
+}
+
+TEST_P(UcxLinkTest, a_word_of_what_was_never_posted_fails_it_and_one_cut_short_is_dropped) {
+  join();
+  const Described described(b_->describe());
+  struct {
+    std::array<std::uint64_t, 2> secret;
+    std::uint64_t placed;
+    std::uint64_t asks;
+  } word{.secret = described.secret, .placed = 1, .asks = 1};
+  Stranger stranger(GetParam(), described.address);
+  stranger.send(*b_, &word, sizeof word - 1, {}, 2);
+  EXPECT_TRUE(stranger.events.empty());
+  stranger.send(*b_, &word, sizeof word, {}, 2);
+  ASSERT_EQ(stranger.events.size(), 1U);
+  EXPECT_EQ(stranger.events[0].kind, Kind::failed);
+  EXPECT_TRUE(says(b_->error(), "what was not posted")) << b_->error();
+}
+
+TEST_P(UcxLinkTest, a_peer_that_says_to_have_placed_more_fails_it) {
+  join();
+  const Described described(b_->describe());
+  const Head head{.secret = described.secret,
+                  .number = 1,
+                  .placed = 1,
+                  .has_immediate = 0,
+                  .immediate = 0,
+                  .piece = {.offset = 0, .region = 0, .length = 8}};
+  Stranger stranger(GetParam(), described.address);
+  stranger.send(*b_, &head, sizeof head, Bytes(8));
+  ASSERT_EQ(stranger.events.size(), 1U);
+  EXPECT_EQ(stranger.events[0].kind, Kind::failed);
+  EXPECT_TRUE(says(b_->error(), "what was not posted")) << b_->error();
 }
 
 TEST_P(UcxLinkTest, a_description_that_is_none_is_refused_and_leaves_it_usable) {
