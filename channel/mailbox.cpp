@@ -49,22 +49,27 @@ void Mailbox::bind(std::string_view text, const BindOptions& defaults) {
   if (!here())
     throw SetupError(Errc::forked,
                      "this receiver belongs to the parent process: bind anew in the child");
-  const auto uri = Uri::parse(text);
-  const auto transport = find_transport(uri.scheme);
-  const auto options = bind_settings(uri, *transport, defaults);
+  auto given = Uri::parse(text);
+  const auto transport = find_transport(given.scheme);
+  FromEnvironment(std::move(given), *transport).run([&](const Uri& uri) {
+    bind(uri, *transport, bind_settings(uri, *transport, defaults));
+  });
+}
+
+void Mailbox::bind(const Uri& uri, Transport& transport, const BindOptions& options) {
   // Before the first sender comes: how it wakes this receiver depends on it.
   spin_ns_.store(options.spin.count(), std::memory_order_relaxed);
   publishing_.store(options.publish, std::memory_order_relaxed);
   // Declared before the lock, so that it goes after the unlocking where this fails: its destruction
   // waits for handshakes under way, which take the mutex.
-  auto listener = transport->listen(uri,
-                                    {options.capacity,
-                                     options.window,
-                                     options.liveness,
-                                     {options.target_delay, options.min_window},
-                                     options.max_message,
-                                     type_},
-                                    shared_from_this());
+  auto listener = transport.listen(uri,
+                                   {options.capacity,
+                                    options.window,
+                                    options.liveness,
+                                    {options.target_delay, options.min_window},
+                                    options.max_message,
+                                    type_},
+                                   shared_from_this());
   const std::unique_lock lock(mutex_);
   if (closed_.load(std::memory_order_relaxed))
     throw SetupError(Errc::bad_uri, uri.text() + ": this receiver is closed: bind a new one");

@@ -64,6 +64,8 @@ class Mailbox final : public InletSink,
 
   /// Throws SetupError.
   void bind(std::string_view uri, const BindOptions& options);
+  /// The same with options that are settled.
+  void bind(const Uri& uri, Transport& transport, const BindOptions& options);
   [[nodiscard]] std::vector<std::string> uris() const;
 
   /// The next message, or why there is none. A timeout of zero looks once.

@@ -1,5 +1,6 @@
-// Settings of one end of a channel. Every field can also be given in the URI under the same name
-// (`?capacity=4MiB&spin=50us`), where it wins over the struct.
+// Settings of one end of a channel. Every field can also be given in the environment, under the
+// same name (`PENSTOCK_CAPACITY=4MiB`), where it wins over the struct, and in the URI
+// (`?capacity=4MiB&spin=50us`), where it wins over both.
 #pragma once
 
 #include <chrono>

@@ -49,6 +49,7 @@ Outlet::Outlet(OutletParts parts, const ConnectOptions& options)
                  : max_in_place_),
       peer_(std::move(parts.peer)),
       path_(std::move(parts.path)),
+      rejected_(std::move(parts.rejected)),
       receiver_wake_fd_(parts.receiver_wake_fd),
       bell_(parts.bell ? std::move(parts.bell) : std::make_shared<Bell>()),
       connection_(std::move(parts.connection)),
@@ -706,6 +707,7 @@ SenderStats Outlet::stats() const {
   stats.state = state();
   stats.peer = peer_;
   stats.path = path_;
+  stats.rejected = rejected_;
   stats.capacity = memory_.capacity;
   stats.window = window_;
   stats.max_message = max_message_;

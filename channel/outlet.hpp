@@ -186,6 +186,7 @@ class Outlet final : public ConnectionObserver,
   const std::size_t longest_record_;
   const std::string peer_;
   const std::string path_;
+  const std::string rejected_;
   const Fd receiver_wake_fd_;
   const std::shared_ptr<Bell> bell_;
   std::shared_ptr<Connection> connection_;

@@ -264,14 +264,17 @@ PeerState Sender::state() const noexcept { return outlet_ ? outlet_->state() : P
 SenderStats Sender::stats() const { return outlet_ ? outlet_->stats() : SenderStats{}; }
 
 Sender connect(std::string_view text, const ConnectOptions& defaults, const MessageType& type) {
-  const auto uri = Uri::parse(text);
-  const auto transport = find_transport(uri.scheme);
-  const auto options = connect_settings(uri, *transport, defaults);
-  auto outlet = std::make_shared<Outlet>(
-      transport->connect(uri, {options.liveness, type}, deadline_after(options.deadline)), options);
-  outlet->start();
-  auto* tally = outlet->join();
-  return {std::move(outlet), tally};
+  auto given = Uri::parse(text);
+  const auto transport = find_transport(given.scheme);
+  return FromEnvironment(std::move(given), *transport).run([&](const Uri& uri) -> Sender {
+    const auto options = connect_settings(uri, *transport, defaults);
+    auto outlet = std::make_shared<Outlet>(
+        transport->connect(uri, {options.liveness, type}, deadline_after(options.deadline)),
+        options);
+    outlet->start();
+    auto* tally = outlet->join();
+    return {std::move(outlet), tally};
+  });
 }
 
 }  // namespace penstock::inline v1

@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <charconv>
+#include <cstdlib>
 #include <functional>
 #include <numeric>
 #include <utility>
@@ -21,21 +22,6 @@ constexpr auto kMaxTargetDelay = std::chrono::hours(1);
 
 [[noreturn]] void refuse(const Uri& uri, const std::string& why) {
   throw SetupError(Errc::bad_uri, uri.text() + ": " + why);
-}
-
-/// Edit distance (Levenshtein), for suggesting what was meant.
-std::size_t distance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), 0);
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    std::size_t diagonal = std::exchange(row[0], i + 1);
-    for (std::size_t j = 0; j < b.size(); ++j) {
-      const auto change = diagonal + (a[i] == b[j] ? 0U : 1U);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({row[j] + 1, row[j + 1] + 1, change});
-    }
-  }
-  return row.back();
 }
 
 /// A number with a unit: splits "4MiB" into 4 and "MiB".
@@ -103,21 +89,23 @@ std::uint64_t landing(const Uri& uri, const std::string& key, std::string_view t
 using Setter = std::function<void(const std::string& key, std::string_view value)>;
 using Setters = std::vector<std::pair<std::string, Setter>>;
 
-/// Applies the URI's options; `elsewhere` names those that the other end's options have: a URI may
-/// be shared by both ends.
-void apply(const Uri& uri, const Transport& transport, const Setters& setters,
-           const std::vector<std::string>& elsewhere) {
-  auto known = transport.option_names();
-  const auto own = known;
-  known.insert(known.end(), elsewhere.begin(), elsewhere.end());
-  for (const auto& [key, setter] : setters) known.push_back(key);
+/// All that may stand in a URI: it may be shared by both ends.
+std::vector<std::string> known_options(const Uri& uri, const Transport& transport) {
+  auto known = transport.option_names(uri);
+  for (const auto& option : channel_options()) known.emplace_back(option.name);
+  return known;
+}
+
+/// Applies the URI's options.
+void apply(const Uri& uri, const Transport& transport, const Setters& setters) {
+  const auto known = known_options(uri, transport);
   for (const auto& [key, value] : uri.options) {
     const auto setter = std::ranges::find(setters, key, &Setters::value_type::first);
     if (setter != setters.end()) {
       setter->second(key, value);
     } else if (std::ranges::find(known, key) == known.end()) {
       const auto nearest = std::ranges::min_element(
-          known, {}, [&key = key](const std::string& name) { return distance(name, key); });
+          known, {}, [&key = key](const std::string& name) { return edit_distance(name, key); });
       refuse(uri, "unknown option '" + key + "'" +
                       (nearest != known.end() ? ": did you mean '" + *nearest + "'?" : ""));
     }
@@ -126,6 +114,95 @@ void apply(const Uri& uri, const Transport& transport, const Setters& setters,
 
 }  // namespace
 
+std::size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), 0);
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    std::size_t diagonal = std::exchange(row[0], i + 1);
+    for (std::size_t j = 0; j < b.size(); ++j) {
+      const auto change = diagonal + (a[i] == b[j] ? 0U : 1U);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({row[j] + 1, row[j + 1] + 1, change});
+    }
+  }
+  return row.back();
+}
+
+const std::vector<ChannelOption>& channel_options() {
+  static const std::vector<ChannelOption> options{
+      {"capacity",
+       true,
+       false,
+       {"1MiB local, 4MiB remote; a power of two from 4KiB to 128MiB",
+        "Bytes of one sender's ring"}},
+      {"window",
+       true,
+       false,
+       {"the capacity; 1KiB to the capacity",
+        "Bytes that a sender may fill. Alone, it sets the capacity to the next power of two"}},
+      {"max_message",
+       true,
+       false,
+       {"0: none longer than a piece; up to 1GiB", "Messages up to this are taken, in pieces"}},
+      {"target_delay",
+       true,
+       false,
+       {"0: the window is fixed; up to an hour",
+        "How long an accepted message may wait before it is received; the window follows"}},
+      {"min_window",
+       true,
+       false,
+       {"4KiB; 1KiB to the window", "With a `target_delay`: how small the window may become"}},
+      {"publish",
+       true,
+       false,
+       {"`auto`; or `tail`, `hot`, `immediate`",
+        "How remote senders tell of messages, to measure with"}},
+      {"persistent",
+       true,
+       false,
+       {"0; 0, 1, `true`, `false`",
+        "Whether the receiver waits for the next sender when the last has closed"}},
+      {"spin", true, true, {"50us; 0 to `forever`", "Looking before sleeping"}},
+      {"liveness",
+       true,
+       true,
+       {"10s; from 10ms", "Silence after which the peer is lost; a quarter of it: stalled"}},
+      {"deadline", false, true, {"10s; 0 to `forever`", "How long `connect` waits for a receiver"}},
+      {"landing",
+       false,
+       true,
+       {"`auto`; or `never`, `always`, a size from 4KiB on",
+        "Remote: which messages land in memory that the receiver offers, if it takes long ones "
+        "(`max_message`)"}},
+      {"linger",
+       false,
+       true,
+       {"5s; 0 to `forever`", "How long the last clone's destruction waits for delivery"}}};
+  return options;
+}
+
+std::string variable_of(std::string_view option) {
+  std::string name = "PENSTOCK_";
+  for (const char c : option) name += c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c;
+  return name;
+}
+
+FromEnvironment::FromEnvironment(Uri given, const Transport& transport) : uri(std::move(given)) {
+  // Which options there are may depend on others.
+  for (std::size_t before = uri.options.size() + 1; before != uri.options.size();) {
+    before = uri.options.size();
+    for (auto& name : known_options(uri, transport)) {
+      if (uri.options.contains(name)) continue;
+      const std::string variable = variable_of(name);
+      const char* value = ::secure_getenv(variable.c_str());
+      if (value == nullptr || *value == '\0') continue;
+      uri.options.emplace(std::move(name), value);
+      variables += (variables.empty() ? "" : ", ") + variable;
+    }
+  }
+}
+
 BindOptions bind_settings(const Uri& uri, const Transport& transport, BindOptions options) {
   const auto size = [&](std::uint64_t& out) {
     return [&](const std::string& key, std::string_view text) { out = bytes(uri, key, text); };
@@ -133,20 +210,19 @@ BindOptions bind_settings(const Uri& uri, const Transport& transport, BindOption
   const auto time = [&](Duration& out) {
     return [&](const std::string& key, std::string_view text) { out = duration(uri, key, text); };
   };
-  apply(
-      uri, transport,
-      {{"capacity", size(options.capacity)},
-       {"window", size(options.window)},
-       {"max_message", size(options.max_message)},
-       {"target_delay", time(options.target_delay)},
-       {"min_window", size(options.min_window)},
-       {"spin", time(options.spin)},
-       {"liveness", time(options.liveness)},
-       {"publish", [&](const std::string& key,
-                       std::string_view text) { options.publish = publishing(uri, key, text); }},
-       {"persistent", [&](const std::string& key,
-                          std::string_view text) { options.persistent = truth(uri, key, text); }}},
-      {"deadline", "linger", "landing"});
+  apply(uri, transport,
+        {{"capacity", size(options.capacity)},
+         {"window", size(options.window)},
+         {"max_message", size(options.max_message)},
+         {"target_delay", time(options.target_delay)},
+         {"min_window", size(options.min_window)},
+         {"spin", time(options.spin)},
+         {"liveness", time(options.liveness)},
+         {"publish", [&](const std::string& key,
+                         std::string_view text) { options.publish = publishing(uri, key, text); }},
+         {"persistent", [&](const std::string& key, std::string_view text) {
+            options.persistent = truth(uri, key, text);
+          }}});
   if (options.capacity != 0 && (!std::has_single_bit(options.capacity) ||
                                 options.capacity < kMinCapacity || options.capacity > kMaxCapacity))
     refuse(uri, "capacity " + std::to_string(options.capacity) +
@@ -179,15 +255,14 @@ ConnectOptions connect_settings(const Uri& uri, const Transport& transport,
   const auto time = [&](Duration& out) {
     return [&](const std::string& key, std::string_view text) { out = duration(uri, key, text); };
   };
-  apply(
-      uri, transport,
-      {{"deadline", time(options.deadline)},
-       {"linger", time(options.linger)},
-       {"spin", time(options.spin)},
-       {"liveness", time(options.liveness)},
-       {"landing", [&](const std::string& key,
-                       std::string_view text) { options.landing = landing(uri, key, text); }}},
-      {"capacity", "window", "max_message", "target_delay", "min_window", "publish", "persistent"});
+  apply(uri, transport,
+        {{"deadline", time(options.deadline)},
+         {"linger", time(options.linger)},
+         {"spin", time(options.spin)},
+         {"liveness", time(options.liveness)},
+         {"landing", [&](const std::string& key, std::string_view text) {
+            options.landing = landing(uri, key, text);
+          }}});
   if (options.liveness < kMinLiveness) refuse(uri, "liveness is shorter than 10ms");
   if (options.landing != kLandingAuto && options.landing < kLeastLanding)
     refuse(uri, "landing " + std::to_string(options.landing) +

@@ -74,7 +74,8 @@ struct SenderStats {
   PeerState state = PeerState::connected;
   std::string peer;
   std::string path;
-  std::string error;  ///< why the peer was lost; empty otherwise
+  std::string rejected;  ///< auto: better paths, and why each was not taken
+  std::string error;     ///< why the peer was lost; empty otherwise
   std::uint64_t capacity = 0;
   std::uint64_t window = 0;
   std::uint64_t max_message = 0;   ///< bytes

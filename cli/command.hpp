@@ -56,6 +56,7 @@ CLI::Option* add_duration(CLI::App& app, const std::string& name, Duration& valu
 [[nodiscard]] std::string find_program(const std::string& name, std::string_view option);
 
 void add_info(CLI::App& app, Action& action);
+void add_doctor(CLI::App& app, Action& action);
 void add_conformance(CLI::App& app, Action& action);
 void add_cat(CLI::App& app, Action& action);
 void add_perf(CLI::App& app, Action& action);

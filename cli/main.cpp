@@ -5,32 +5,16 @@
 #include <algorithm>
 #include <cstdlib>
 #include <exception>
-#include <numeric>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "command.hpp"
+#include "penstock/channel/settings.hpp"
 #include "transfer.hpp"
 
 namespace penstock::cli {
 namespace {
-
-/// Levenshtein distance.
-std::size_t edit_distance(std::string_view left, std::string_view right) {
-  std::vector<std::size_t> row(right.size() + 1);
-  std::iota(row.begin(), row.end(), std::size_t{0});
-  for (std::size_t i = 0; i < left.size(); ++i) {
-    std::size_t diagonal = row[0];
-    row[0] = i + 1;
-    for (std::size_t j = 0; j < right.size(); ++j) {
-      const std::size_t substituted = diagonal + (left[i] == right[j] ? 0U : 1U);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({substituted, row[j] + 1, row[j + 1] + 1});
-    }
-  }
-  return row.back();
-}
 
 /// The word of `known` nearest to `word`, or an empty string where none is near.
 std::string nearest(std::string_view word, const std::vector<std::string>& known) {
@@ -89,6 +73,7 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   Action action;
   add_info(app, action);
+  add_doctor(app, action);
   add_cat(app, action);
   add_perf(app, action);
   add_conformance(app, action);

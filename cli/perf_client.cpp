@@ -94,7 +94,11 @@ class Client {
     return await("plain_verbs").value("port", std::uint16_t{0});
   }
 
-  [[nodiscard]] std::string path() const { return first().stats().path; }
+  [[nodiscard]] std::string path() const {
+    const auto stats = first().stats();
+    return stats.rejected.empty() ? stats.path
+                                  : fmt::format("{} (not {})", stats.path, stats.rejected);
+  }
 
   void finish() {
     command({{"op", "bye"}});

@@ -109,7 +109,9 @@ class SinkCall {
 class Inproc final : public Transport {
  public:
   [[nodiscard]] std::string_view scheme() const noexcept override { return "inproc"; }
-  [[nodiscard]] std::vector<std::string> option_names() const override { return {}; }
+  [[nodiscard]] std::vector<std::string> option_names(const Uri& /*uri*/) const override {
+    return {};
+  }
   [[nodiscard]] ProbeReport probe() const override { return {true, {}, "[]"}; }
 
   [[nodiscard]] std::unique_ptr<Listener> listen(const Uri& uri, const InletSettings& settings,
@@ -151,6 +153,10 @@ class Inproc final : public Transport {
       throw SetupError(e.errc(), uri.text() + ": " + e.what());
     }
 
+    OutletParts outlet;
+    outlet.peer = outlet.path = "inproc";
+    if (wanted.trial) return outlet;
+
     const auto geometry = agree(settings, kLocalCapacity, kMaxCapacity);
     auto memory = std::make_shared<HeapRing>(geometry.capacity);
     RingMemory ring;
@@ -160,11 +166,9 @@ class Inproc final : public Transport {
     ring.key = SessionKey::random();
     ring.owner = std::move(memory);
 
-    OutletParts outlet;
     outlet.ring = ring;
     outlet.window = geometry.window;
     outlet.max_message = settings.max_message;
-    outlet.peer = outlet.path = "inproc";
     outlet.bell = std::make_shared<Bell>();
     Fd wake(::fcntl(sink->wake_fd(), F_DUPFD_CLOEXEC, 0));
     if (!wake) throw_errno(uri.text() + ": duplicating the receiver's eventfd", errno);

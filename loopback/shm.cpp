@@ -79,7 +79,9 @@ class ShmAdmission final : public Admission {
     descriptors = {memory_.get(), sink_->wake_fd()};
   }
 
-  InletParts complete(const Ready& /*ready*/) override {
+  void join(const Ready& /*ready*/) override {}
+
+  InletParts complete() override {
     parts_.path = "shm";
     return std::move(parts_);
   }
@@ -140,7 +142,9 @@ class ShmApproach final : public Approach {
 class Shm final : public Transport {
  public:
   [[nodiscard]] std::string_view scheme() const noexcept override { return "shm"; }
-  [[nodiscard]] std::vector<std::string> option_names() const override { return {}; }
+  [[nodiscard]] std::vector<std::string> option_names(const Uri& /*uri*/) const override {
+    return {};
+  }
   [[nodiscard]] ProbeReport probe() const override {
     const Fd fd(::memfd_create("penstock-probe", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (fd) return {true, {}, "[]"};
@@ -152,18 +156,25 @@ class Shm final : public Transport {
 
   [[nodiscard]] std::unique_ptr<Listener> listen(const Uri& uri, const InletSettings& settings,
                                                  std::shared_ptr<InletSink> sink) override {
-    ListenerTraits traits{uri.scheme,
-                          uri.name,
+    ListenerTraits traits{uri.name,
                           settings.liveness,
                           settings.type,
                           agree(settings, kLocalCapacity, kMaxCapacity).capacity,
-                          {}};
-    traits.admit = [settings, sink] { return std::make_unique<ShmAdmission>(settings, sink); };
+                          {},
+                          {{}, {uri.scheme}, {}}};
+    traits.paths.push_back(
+        {uri.scheme, [settings, sink] { return std::make_unique<ShmAdmission>(settings, sink); }});
     return listen_at(endpoint(uri), uri, std::move(traits), sink);
   }
 
   [[nodiscard]] OutletParts connect(const Uri& uri, const OutletSettings& settings,
                                     TimePoint deadline) override {
+    if (settings.trial) {  // that it can be reached is all that there is to prove
+      (void)ask_at(endpoint(uri), uri, settings, deadline);
+      OutletParts parts;
+      parts.path = "shm";
+      return parts;
+    }
     ShmApproach approach;
     return approach_at(endpoint(uri), uri, settings, deadline, approach);
   }

@@ -45,7 +45,18 @@ enum Tag : std::uint16_t {
   kMaxMessageField = 24,
   kRails = 25,
   kRail = 26,
+  kPlace = 27,
+  kLacks = 28,
 };
+
+constexpr std::size_t kMaxText = 500;  // bytes of what is for people
+
+/// The text is the peer's.
+void keep_to_one_line(std::string& text) {
+  text.resize(std::min(text.size(), kMaxText));
+  std::ranges::replace_if(
+      text, [](char c) { return static_cast<unsigned char>(c) < ' '; }, ' ');
+}
 
 [[noreturn]] void malformed(const std::string& what) {
   throw SetupError(Errc::handshake_failed, "handshake: " + what);
@@ -172,6 +183,14 @@ std::vector<std::byte> encode(const Reject& reject) {
   return w.finish();
 }
 
+std::vector<std::byte> encode(const Offer& offer) {
+  Writer w(FrameType::offer);
+  w.text(kPlace, offer.place);
+  for (const auto& path : offer.paths) w.text(kPath, path);
+  for (const auto& lack : offer.lacks) w.text(kLacks, lack.substr(0, kMaxText));
+  return w.finish();
+}
+
 std::array<std::byte, kEmptySize> encode_empty(FrameType type) noexcept {
   return std::bit_cast<std::array<std::byte, kEmptySize>>(
       FrameHeader{kFrameMagic, static_cast<std::uint16_t>(type), 0, 0});
@@ -269,12 +288,24 @@ Reject decode_reject(std::span<const std::byte> body) {
   if (code >= static_cast<std::uint32_t>(Errc::bad_uri) &&
       code <= static_cast<std::uint32_t>(Errc::system))
     reject.code = static_cast<Errc>(code);
-  // The text is the peer's: keep it to one printable line.
-  constexpr std::size_t kMaxText = 500;
-  reject.text.resize(std::min(reject.text.size(), kMaxText));
-  std::ranges::replace_if(
-      reject.text, [](char c) { return static_cast<unsigned char>(c) < ' '; }, ' ');
+  keep_to_one_line(reject.text);
   return reject;
+}
+
+Offer decode_offer(std::span<const std::byte> body) {
+  Offer offer;
+  for_each_field(body, [&](const Field& field) {
+    switch (field.tag) {
+      case kPlace: field.into(offer.place); return true;
+      case kPath: field.into(offer.paths.emplace_back()); return true;
+      case kLacks:
+        field.into(offer.lacks.emplace_back());
+        keep_to_one_line(offer.lacks.back());
+        return true;
+      default: return false;
+    }
+  });
+  return offer;
 }
 
 Cursor decode_goodbye(std::span<const std::byte> body) {

@@ -5,7 +5,10 @@
 //     hello  ───────────────────────▶        who, which channel, which paths
 //            ◀───────────────────────  welcome (or reject)   ring, key, the path's address
 //     ready  ───────────────────────▶        the sender's end of the path
-//            ◀───────────────────────  go (or reject)        publish from now on
+//            ◀───────────────────────  prove (or go, or reject)
+//     proven ───────────────────────▶        something got through the path
+//            ◀───────────────────────  go                    publish from now on
+//   A hello for the path "auto" asks what there is: the answer is an offer, and the end.
 //   then, either way: ping; bye (the sender has closed, with its last cursor); closed (the receiver
 //   has closed or received everything, with the cursor up to which it consumed); room (there is
 //   credit for a sender that waits without a thread)
@@ -32,8 +35,13 @@ inline constexpr std::uint64_t kRoomFrames = 1U << 0U;
 /// Feature bit: long messages may land in memory that a remote receiver offers. Of the receiver:
 /// its link can do that.
 inline constexpr std::uint64_t kLandings = 1U << 1U;
+/// Feature bit: the receiver of a remote path says `prove`, and go after that.
+inline constexpr std::uint64_t kProof = 1U << 2U;
 /// Feature bits that this version knows. A peer that requires others is refused.
-inline constexpr std::uint64_t kKnownFeatures = kRoomFrames | kLandings;
+inline constexpr std::uint64_t kKnownFeatures = kRoomFrames | kLandings | kProof;
+
+/// The path of a hello that asks for an offer: no scheme of a transport's own.
+inline constexpr const char* kAnyPath = "auto";
 
 enum class FrameType : std::uint16_t {
   hello = 1,
@@ -45,6 +53,9 @@ enum class FrameType : std::uint16_t {
   bye = 7,
   closed = 8,
   room = 9,
+  offer = 10,
+  prove = 11,
+  proven = 12,
 };
 
 /// In front of every message on a control connection, 12 bytes.
@@ -106,11 +117,19 @@ struct Reject {
   std::string text;
 };
 
+/// What a listener has.
+struct Offer {
+  std::string place;               ///< where local paths lie: a name for inproc: and shm:; or empty
+  std::vector<std::string> paths;  ///< schemes
+  std::vector<std::string> lacks;  ///< "scheme: why", for people
+};
+
 /// A whole frame, header included.
 [[nodiscard]] std::vector<std::byte> encode(const Hello& hello);
 [[nodiscard]] std::vector<std::byte> encode(const Welcome& welcome);
 [[nodiscard]] std::vector<std::byte> encode(const Ready& ready);
 [[nodiscard]] std::vector<std::byte> encode(const Reject& reject);
+[[nodiscard]] std::vector<std::byte> encode(const Offer& offer);
 // What is sent when the channel is up allocates nothing.
 inline constexpr std::size_t kEmptySize = sizeof(FrameHeader);
 inline constexpr std::size_t kGoodbyeSize = kEmptySize + 8 + sizeof(Cursor);
@@ -124,6 +143,7 @@ inline constexpr std::size_t kGoodbyeSize = kEmptySize + 8 + sizeof(Cursor);
 [[nodiscard]] Welcome decode_welcome(std::span<const std::byte> body);
 [[nodiscard]] Ready decode_ready(std::span<const std::byte> body);
 [[nodiscard]] Reject decode_reject(std::span<const std::byte> body);
+[[nodiscard]] Offer decode_offer(std::span<const std::byte> body);
 [[nodiscard]] Cursor decode_goodbye(std::span<const std::byte> body);
 
 struct Frame {

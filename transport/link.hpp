@@ -120,7 +120,8 @@ class Link {
 
   /// Hands over the writes in order, the immediate (if any) with or after the last, as one post.
   /// Both may not be empty. `cookie` comes back as the value of a `completed` event; cookies of one
-  /// link must rise. no_room: poll() until something completes. Takes no lock, does not block.
+  /// link must rise, from 0 on. no_room: poll() until something completes. Takes no lock, does not
+  /// block.
   [[nodiscard]] virtual PostStatus post(std::span<const RemoteWrite> writes,
                                         std::optional<std::uint32_t> immediate,
                                         std::uint64_t cookie) noexcept = 0;
@@ -182,6 +183,12 @@ struct LinkConfig {
 /// Links that one path may have.
 inline constexpr std::size_t kMaxRails = 8;
 
+/// What there is to know of an option, for people.
+struct OptionHelp {
+  std::string values;  ///< what it takes, and first what it is where it is not given
+  std::string text;    ///< what it is, one sentence
+};
+
 /// A remote transport: makes links. Thread-safe.
 class LinkProvider {
  public:
@@ -195,6 +202,7 @@ class LinkProvider {
   [[nodiscard]] virtual std::string_view scheme() const noexcept = 0;
   /// The URI options that belong to this transport.
   [[nodiscard]] virtual std::vector<std::string> option_names() const = 0;
+  [[nodiscard]] virtual OptionHelp option_help(const std::string& /*name*/) const { return {}; }
   /// Whether links can be made here, or why not, and with which devices.
   [[nodiscard]] virtual ProbeReport probe() const = 0;
   /// Called for every bind and connect, before anybody is waited for: throws SetupError where no

@@ -201,6 +201,11 @@ typedef struct penstock_transport {
    * memory left for it, and nothing has changed. A table may end before this, or have null: always
    * -1. */
   int32_t (*link_events_apart)(penstock_link* link, int32_t apart);
+
+  /* Calls the sink with what the option takes, first its value where it is not given ("16; 1 to
+   * 31"), then with a sentence that says what it is. A table may end before this, or have null. */
+  void (*option_help)(const penstock_provider* provider, const char* name, penstock_text_sink sink,
+                      void* context);
 } penstock_transport;
 
 /* The one symbol that a module exports. */

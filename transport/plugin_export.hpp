@@ -91,6 +91,7 @@ class Exported {
         .link_events_apart = [](penstock_link* l, std::int32_t apart) noexcept -> std::int32_t {
           return link(l)->events_apart(apart != 0);
         },
+        .option_help = &option_help,
     };
     return &kTable;
   }
@@ -159,6 +160,17 @@ class Exported {
       for (const std::string& name : provider(p)->option_names()) put(name, sink, context);
     } catch (const std::exception&) {
       return;  // out of memory: the options that were not named are refused as unknown
+    }
+  }
+
+  static void option_help(const penstock_provider* p, const char* name, penstock_text_sink sink,
+                          void* context) noexcept {
+    try {
+      const OptionHelp help = provider(p)->option_help(name);
+      put(help.values, sink, context);
+      put(help.text, sink, context);
+    } catch (const std::exception&) {
+      return;  // out of memory: no help
     }
   }
 

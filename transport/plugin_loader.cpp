@@ -84,6 +84,8 @@ constexpr std::size_t kTableBeforeLandings = offsetof(penstock_transport, link_a
 constexpr std::size_t kTableBeforeRails = offsetof(penstock_transport, provider_rails);
 /// ... and of before events came apart, here.
 constexpr std::size_t kTableBeforeApart = offsetof(penstock_transport, link_events_apart);
+/// ... and of before options were explained, here.
+constexpr std::size_t kTableBeforeHelp = offsetof(penstock_transport, option_help);
 
 bool has_landings(const penstock_transport& t) {
   return t.struct_size >= kTableBeforeRails && t.link_add_memory && t.link_drop_memory &&
@@ -203,8 +205,7 @@ class ModuleLink final : public Link {
   void disarm() noexcept override { module_.link_disarm(link_); }
   [[nodiscard]] int event_fd() const noexcept override { return module_.link_event_fd(link_); }
   [[nodiscard]] int events_apart(bool apart) noexcept override {
-    if (module_.struct_size < sizeof(penstock_transport) || module_.link_events_apart == nullptr)
-      return -1;
+    if (module_.struct_size < kTableBeforeHelp || module_.link_events_apart == nullptr) return -1;
     return module_.link_events_apart(link_, apart ? 1 : 0);
   }
 
@@ -283,6 +284,13 @@ class ModuleProvider final : public LinkProvider,
     std::vector<std::string> names;
     module_.option_names(provider_, &append_name, &names);
     return names;
+  }
+  [[nodiscard]] OptionHelp option_help(const std::string& name) const override {
+    if (module_.struct_size <= kTableBeforeHelp || module_.option_help == nullptr) return {};
+    std::vector<std::string> texts;
+    module_.option_help(provider_, name.c_str(), &append_name, &texts);
+    texts.resize(2);
+    return {std::move(texts[0]), std::move(texts[1])};
   }
   void check(const std::string& options) const override {
     ErrorText error;

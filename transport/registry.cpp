@@ -6,6 +6,7 @@
 #include <set>
 
 #include "penstock/loopback/loopback.hpp"
+#include "penstock/transport/auto_transport.hpp"
 #include "penstock/transport/error.hpp"
 #include "penstock/transport/plugin_loader.hpp"
 #include "penstock/transport/remote_transport.hpp"
@@ -18,7 +19,7 @@ struct Registry {
   std::map<std::string, std::shared_ptr<Transport>, std::less<>> transports;
 
   Registry() {
-    for (auto transport : {make_inproc(), make_shm()}) {
+    for (auto transport : {make_inproc(), make_shm(), make_auto()}) {
       const std::string scheme(transport->scheme());
       transports.emplace(scheme, std::move(transport));
     }

@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <fstream>
+#include <thread>
 #include <utility>
 
+#include "penstock/transport/clock.hpp"
 #include "penstock/transport/link_budget.hpp"
 #include "penstock/transport/railed_link.hpp"
 #include "penstock/transport/rendezvous.hpp"
@@ -115,6 +117,8 @@ std::vector<std::string> rail_paths(const LinkProvider& provider, const Uri& uri
   return paths;
 }
 
+constexpr auto kProofInterval = std::chrono::microseconds(20);
+
 /// All descriptions together must fit into a frame, beside the rest.
 constexpr std::size_t kMaxRailBytes = 8UL * 1024;
 
@@ -144,9 +148,8 @@ class Rails {
     return others;
   }
   /// As many as the peer has too; what is left over goes. Throws SetupError.
-  [[nodiscard]] std::unique_ptr<Link> join(const std::vector<std::byte>& first,
-                                           const std::vector<std::vector<std::byte>>& others,
-                                           RemoteMemory& memory) {
+  void join(const std::vector<std::byte>& first, const std::vector<std::vector<std::byte>>& others,
+            RemoteMemory& memory) {
     links_.resize(std::min(links_.size(), others.size() + 1));
     memory.shares.resize(links_.size());
     links_.front()->connect(first);
@@ -154,16 +157,58 @@ class Rails {
       try {
         links_[i]->connect(others[i - 1]);
       } catch (const SetupError& e) {
-        throw SetupError(e.errc(), "rail " + std::to_string(i) + ", " + links_[i]->path() + ": " +
-                                       e.what() +
+        throw SetupError(e.errc(), name(i) + ": " + e.what() +
                                        ": rails are paired by their order at the two ends");
       }
     }
+  }
+  /// Takes what comes while the peer proves them. Throws SetupError.
+  void progress() {
+    for (std::size_t i = 0; i < links_.size(); ++i) (void)poll(i);
+  }
+  /// Writes a packet of `zeros` to where the peer's ring begins, which is zero, over each, and
+  /// waits until it is there. Throws SetupError.
+  void prove(const std::byte* zeros, std::uint64_t size, TimePoint deadline) {
+    for (std::size_t i = 0; i < links_.size(); ++i) prove(i, zeros, size, deadline);
+  }
+  [[nodiscard]] std::unique_ptr<Link> take() {
     if (links_.size() == 1) return std::move(links_.front());
     return std::make_unique<RailedLink>(std::move(links_));
   }
 
  private:
+  [[nodiscard]] std::string name(std::size_t i) const {
+    return (links_.size() == 1 ? "" : "rail " + std::to_string(i) + ", ") + links_[i]->path();
+  }
+  /// Whether a post was completed.
+  bool poll(std::size_t i) {
+    std::array<LinkEvent, 8> events;
+    for (const auto& event : std::span(events).first(links_[i]->poll(events))) {
+      if (event.kind == LinkEvent::Kind::completed) return true;
+      if (event.kind == LinkEvent::Kind::failed)
+        throw SetupError(Errc::unreachable,
+                         name(i) + ": nothing gets through to the peer: " + links_[i]->error());
+    }
+    return false;
+  }
+  void prove(std::size_t i, const std::byte* zeros, std::uint64_t size, TimePoint deadline) {
+    const auto limits = links_[i]->limits();
+    const auto length = static_cast<std::uint32_t>(
+        std::min<std::uint64_t>({size, limits.packet, limits.max_write}));
+    const RemoteWrite write{.source = zeros, .length = length};
+    // A failed link says why in poll().
+    (void)links_[i]->post(std::span(&write, 1), {}, 0);
+    while (!poll(i)) {
+      if (Clock::now() >= deadline)
+        throw SetupError(Errc::unreachable,
+                         name(i) + ": nothing gets through to the peer, a packet of " +
+                             std::to_string(length) +
+                             " bytes at least: look at the firewalls (RoCE v2 takes UDP port "
+                             "4791, both ways) and the MTUs between the two");
+      std::this_thread::sleep_for(kProofInterval);
+    }
+  }
+
   std::vector<std::unique_ptr<Link>> links_;
 };
 
@@ -200,12 +245,16 @@ class RemoteAdmission final : public Admission {
     parts_.remote.landings = (hello.features_offered & kLandings) != 0 &&
                              settings_.max_message != 0 && rails_.can_land();
     if (parts_.remote.landings) welcome.features |= kLandings;
+    welcome.features |= hello.features_offered & kProof;
     welcome.link = rails_.describe_first();
     welcome.rails = rails_.describe_others();
   }
 
-  InletParts complete(const Ready& ready) override {
-    parts_.remote.link = rails_.join(ready.link, ready.rails, *memory_);
+  void join(const Ready& ready) override { rails_.join(ready.link, ready.rails, *memory_); }
+  void progress() override { rails_.progress(); }
+
+  InletParts complete() override {
+    parts_.remote.link = rails_.take();
     parts_.path = parts_.remote.link->path();
     return std::move(parts_);
   }
@@ -245,13 +294,20 @@ class RemoteApproach final : public Approach {
         {{memory->region.get(), kPage, true}, {memory->mirror.get(), welcome.capacity, false}});
     Ready ready{rails_.describe_first(), rails_.describe_others()};
     parts_.remote.landings = (welcome.features & kLandings) != 0 && rails_.can_land();
-    parts_.remote.link = rails_.join(welcome.link, welcome.rails, *memory);
+    rails_.join(welcome.link, welcome.rails, *memory);
     parts_.remote.credit = memory->region.get();
-    parts_.path = parts_.remote.link->path();
     return ready;
   }
 
-  OutletParts complete() override { return std::move(parts_); }
+  void prove(TimePoint deadline) override {
+    rails_.prove(parts_.ring.data, parts_.ring.capacity, deadline);
+  }
+
+  OutletParts complete() override {
+    parts_.remote.link = rails_.take();
+    parts_.path = parts_.remote.link->path();
+    return std::move(parts_);
+  }
 
  private:
   LinkProvider& provider_;
@@ -266,27 +322,38 @@ class RemoteTransport final : public Transport {
       : provider_(std::move(provider)) {}
 
   [[nodiscard]] std::string_view scheme() const noexcept override { return provider_->scheme(); }
-  [[nodiscard]] std::vector<std::string> option_names() const override {
+  [[nodiscard]] std::vector<std::string> option_names(const Uri& /*uri*/) const override {
     auto names = provider_->option_names();
     names.emplace_back("pages");
     return names;
+  }
+  [[nodiscard]] OptionHelp option_help(const std::string& name) const override {
+    if (name != "pages") return provider_->option_help(name);
+    return {"`normal`; or `huge`",
+            "What the ring, or its mirror, lies on. Where there are too few huge pages it is "
+            "refused, with how many to reserve"};
   }
   [[nodiscard]] ProbeReport probe() const override { return provider_->probe(); }
 
   [[nodiscard]] std::unique_ptr<Listener> listen(const Uri& uri, const InletSettings& settings,
                                                  std::shared_ptr<InletSink> sink) override {
-    check(uri);
-    (void)link_budget();  // a variable that makes no sense is told now, not to the first sender
-    ListenerTraits traits{uri.scheme,
-                          uri.name,
+    ListenerTraits traits{uri.name,
                           settings.liveness,
                           settings.type,
                           agree(settings, kRemoteCapacity, kMaxCapacity).capacity,
-                          {}};
-    traits.admit = [provider = provider_, uri, settings, sink] {
+                          {{uri.scheme, admissions(uri, settings, sink)}},
+                          {{}, {uri.scheme}, {}}};
+    return listen_at({uri.host, uri.port, {}}, uri, std::move(traits), std::move(sink));
+  }
+
+  [[nodiscard]] std::function<std::unique_ptr<Admission>()> admissions(
+      const Uri& uri, const InletSettings& settings,
+      const std::shared_ptr<InletSink>& sink) override {
+    check(uri);
+    (void)link_budget();  // a variable that makes no sense is told now, not to the first sender
+    return [provider = provider_, uri, settings, sink] {
       return std::make_unique<RemoteAdmission>(provider, uri, settings, sink);
     };
-    return listen_at({uri.host, uri.port, {}}, uri, std::move(traits), std::move(sink));
   }
 
   [[nodiscard]] OutletParts connect(const Uri& uri, const OutletSettings& settings,

@@ -29,7 +29,9 @@ namespace {
 constexpr auto kHandshakeDeadline = std::chrono::seconds(10);
 /// For one whose hello has come to get its turn: others' rings are made meanwhile.
 constexpr auto kTurnDeadline = std::chrono::seconds(60);
-constexpr std::size_t kMaxPending = 512;  // handshakes under way at one listener
+constexpr auto kProofDeadline = std::chrono::seconds(5);
+constexpr auto kProofTick = std::chrono::milliseconds(1);  // at the receiver
+constexpr std::size_t kMaxPending = 512;                   // handshakes under way at one listener
 constexpr std::size_t kMaxWelcomed = 64;  // of them, those for which there is a ring already
 constexpr std::uint64_t kMaxWelcomedBytes = std::uint64_t{256} << 20U;  // in those rings
 /// How long a welcome may stay unanswered while others wait for its place.
@@ -240,9 +242,20 @@ void check_hello(const Hello& hello, const ListenerTraits& traits) {
     throw SetupError(Errc::no_such_channel, "there is no channel '" + hello.channel +
                                                 "' here, but '" + traits.channel + "'");
   check_types(hello.type, traits.type);
-  if (std::ranges::find(hello.paths, traits.scheme) == hello.paths.end())
-    throw SetupError(Errc::feature_mismatch, "the sender does not offer '" + traits.scheme +
-                                                 "', the only path here: connect with that scheme");
+}
+
+/// The first path in the hello that there is here.
+const ListenerPath& choose_path(const Hello& hello, const ListenerTraits& traits) {
+  for (const auto& wanted : hello.paths) {
+    const auto found = std::ranges::find(traits.paths, wanted, &ListenerPath::scheme);
+    if (found != traits.paths.end()) return *found;
+  }
+  std::string there;
+  for (const auto& path : traits.paths) there += (there.empty() ? "'" : ", '") + path.scheme + "'";
+  throw SetupError(Errc::feature_mismatch,
+                   "the sender does not offer " +
+                       (there.empty() ? "a path within this machine" : there) +
+                       ", all there is here: connect with that scheme");
 }
 
 class StreamListener;
@@ -281,7 +294,10 @@ class Handshake final : public EngineHandler, public std::enable_shared_from_thi
   void parse(StreamListener& listener);
   void wait(TimePoint now);
   void greet(StreamListener& listener);
-  void admit(StreamListener& listener, const Frame& frame);
+  void join(StreamListener& listener, const Frame& frame);
+  void await_proof(StreamListener& listener, const Frame& frame);
+  void progress();
+  void admit(StreamListener& listener);
   void end(StreamListener& listener) noexcept;
 
   const Birth birth_;
@@ -295,7 +311,10 @@ class Handshake final : public EngineHandler, public std::enable_shared_from_thi
   FrameReader reader_;
   std::vector<Fd> descriptors_;  // none is expected from a sender: whatever comes is closed
   Hello hello_;
+  const ListenerPath* path_ = nullptr;  // in the listener's traits
   std::unique_ptr<Admission> admission_;
+  bool proof_ = false;    // the sender is to prove the path, ...
+  bool proving_ = false;  // and does
   StreamEnds ends_;
 };
 
@@ -545,6 +564,7 @@ void Handshake::on_time(TimePoint now) noexcept {
     });
     return;
   }
+  if (proving_) guarded(*listener, [this] { progress(); });
   if (state_ != State::waiting) return;
   guarded(*listener, [&] {
     if (listener->has_place()) {
@@ -584,13 +604,18 @@ void Handshake::parse(StreamListener& listener) {
     const auto frame = reader_.next();
     if (!frame) return;
     if (state_ == State::welcomed) {
-      admit(listener, *frame);
-      return;
+      proving_ ? await_proof(listener, *frame) : join(listener, *frame);
+      continue;
     }
     if (frame->type != FrameType::hello)
       throw SetupError(Errc::handshake_failed, "the peer did not begin with a hello");
     hello_ = decode_hello(frame->body);
     check_hello(hello_, listener.traits_);
+    if (!hello_.paths.empty() && hello_.paths.front() == kAnyPath) {
+      send_frame(socket_.get(), encode(listener.traits_.offer), {});
+      return end(listener);
+    }
+    path_ = &choose_path(hello_, listener.traits_);
     if (listener.has_place()) {
       greet(listener);
     } else {
@@ -608,28 +633,55 @@ void Handshake::greet(StreamListener& listener) {
   state_ = State::welcomed;
   welcomed_at_ = Clock::now();
   ends_ = ends_of(socket_.get(), hello_.process);
-  admission_ = listener.traits_.admit();
+  admission_ = path_->admit();
   Welcome welcome;
   welcome.features = hello_.features_offered & kRoomFrames;
   welcome.session = hello_.session;
   welcome.incarnation = hello_.incarnation;
-  welcome.path = listener.traits_.scheme;
+  welcome.path = path_->scheme;
   welcome.page_size = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
   welcome.liveness_ns = static_cast<std::uint64_t>(listener.traits_.liveness.count());
   welcome.process = static_cast<std::uint64_t>(::getpid());
   std::vector<int> descriptors;
   admission_->welcome(hello_, ends_, welcome, descriptors);
+  proof_ = (welcome.features & kProof) != 0;
   send_frame(socket_.get(), encode(welcome), descriptors);
 }
 
-void Handshake::admit(StreamListener& listener, const Frame& frame) {
+void Handshake::join(StreamListener& listener, const Frame& frame) {
   if (frame.type == FrameType::reject) {
     const auto reject = decode_reject(frame.body);
     throw SetupError(reject.code, "the sender gave up: " + reject.text);
   }
   if (frame.type != FrameType::ready)
     throw SetupError(Errc::handshake_failed, "the peer did not follow its hello with a ready");
-  auto parts = admission_->complete(decode_ready(frame.body));
+  admission_->join(decode_ready(frame.body));
+  if (!proof_) return admit(listener);
+  proving_ = true;
+  send_frame(socket_.get(), encode_empty(FrameType::prove), {});
+  progress();
+}
+
+void Handshake::await_proof(StreamListener& listener, const Frame& frame) {
+  if (frame.type == FrameType::bye) return end(listener);  // it only wanted to know
+  if (frame.type == FrameType::reject) {
+    const auto reject = decode_reject(frame.body);
+    throw SetupError(reject.code, "the sender gave up: " + reject.text);
+  }
+  if (frame.type != FrameType::proven)
+    throw SetupError(Errc::handshake_failed, "the peer did not say that it proved the path");
+  admit(listener);
+}
+
+/// Some links need both ends to look.
+void Handshake::progress() {
+  admission_->progress();
+  Engine::get().call_at(Clock::now() + kProofTick, shared_from_this());
+}
+
+void Handshake::admit(StreamListener& listener) {
+  proving_ = false;
+  auto parts = admission_->complete();
   Engine::get().unwatch(socket_.get());
   parts.peer = ends_.peer;
   parts.room_frames = (hello_.features_offered & kRoomFrames) != 0;
@@ -807,8 +859,10 @@ std::unique_ptr<Listener> listen_at(const Endpoint& endpoint, const Uri& uri, Li
   return std::make_unique<ListenerHandle>(std::move(listener));
 }
 
-OutletParts approach_at(const Endpoint& endpoint, const Uri& uri, const OutletSettings& settings,
-                        TimePoint deadline, Approach& approach) {
+namespace {
+
+/// Connects, trying again until `deadline` while nobody listens there.
+Fd reach(const Endpoint& endpoint, const Uri& uri, TimePoint deadline) {
   (void)Engine::get();  // throws now or never: what is made from here on stops without fail
   std::string why = "nobody listens there";
   Fd socket;
@@ -821,50 +875,95 @@ OutletParts approach_at(const Endpoint& endpoint, const Uri& uri, const OutletSe
         std::min<std::chrono::nanoseconds>(kRetry, deadline - Clock::now()));
   }
   if (!endpoint.local.empty()) check_receiver_user(socket.get(), uri);
+  return socket;
+}
+
+Hello hello_to(const Uri& uri, const OutletSettings& settings, const std::string& path) {
   Hello hello;
   if (::getrandom(hello.session.data(), hello.session.size(), 0) !=
       static_cast<ssize_t>(hello.session.size()))
     throw_errno("rendezvous: drawing a session id with getrandom", errno);
   hello.features_offered = kKnownFeatures;
   hello.channel = uri.name;
-  hello.paths = {uri.scheme};
+  hello.paths = {path};
   hello.page_size = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
   hello.max_capacity = kMaxCapacity;
   hello.liveness_ns = static_cast<std::uint64_t>(settings.liveness.count());
   hello.type = settings.type;
   hello.process = static_cast<std::uint64_t>(::getpid());
-  hello.rails = approach.rails();
-  SenderStream stream(std::move(socket), uri,
-                      std::max(deadline, Clock::now() + kHandshakeDeadline / 2));
+  return hello;
+}
+
+/// Errors of what `step` does name the channel.
+template <class Step>
+auto named(const Uri& uri, Step&& step) {
   try {
+    return step();
+  } catch (const SetupError& e) {
+    const std::string text = e.what();
+    if (text.starts_with(uri.text())) throw;
+    throw SetupError(e.errc(), uri.text() + ": " + text);
+  }
+}
+
+TimePoint handshake_deadline(TimePoint deadline) {
+  return std::max(deadline, Clock::now() + kHandshakeDeadline / 2);
+}
+
+}  // namespace
+
+Offer ask_at(const Endpoint& endpoint, const Uri& uri, const OutletSettings& settings,
+             TimePoint deadline) {
+  SenderStream stream(reach(endpoint, uri, deadline), uri, handshake_deadline(deadline));
+  return named(uri, [&] {
+    stream.send(encode(hello_to(uri, settings, kAnyPath)));
+    return decode_offer(stream.expect(FrameType::offer).body);
+  });
+}
+
+OutletParts approach_at(const Endpoint& endpoint, const Uri& uri, const OutletSettings& settings,
+                        TimePoint deadline, Approach& approach) {
+  SenderStream stream(reach(endpoint, uri, deadline), uri, handshake_deadline(deadline));
+  return named(uri, [&] {
+    Hello hello = hello_to(uri, settings, uri.scheme);
+    hello.rails = approach.rails();
     stream.send(encode(hello));
     const auto welcome = decode_welcome(stream.expect(FrameType::welcome).body);
     check_welcome(welcome, uri);
+    const bool proves = (welcome.features & kProof) != 0;
+    if (settings.trial && !proves)
+      throw SetupError(Errc::feature_mismatch,
+                       "the receiver's penstock is too old for a path to be tried out: connect");
     const auto ends = ends_of(stream.fd(), welcome.process);
-    Ready ready;
-    try {
-      ready = approach.ready(welcome, ends, std::move(stream.descriptors));
-    } catch (const SetupError& e) {
-      stream.send(encode(Reject{e.errc(), e.what()}));  // the receiver's people want to know, too
-      throw;
+    // The receiver's people want to know, too.
+    const auto told = [&](auto&& step) {
+      try {
+        return step();
+      } catch (const SetupError& e) {
+        stream.send(encode(Reject{e.errc(), e.what()}));
+        throw;
+      }
+    };
+    stream.send(
+        encode(told([&] { return approach.ready(welcome, ends, std::move(stream.descriptors)); })));
+    if (proves) {
+      (void)stream.expect(FrameType::prove);
+      told([&] { approach.prove(Clock::now() + kProofDeadline); });
+      stream.send(encode_empty(settings.trial ? FrameType::bye : FrameType::proven));
     }
-    stream.send(encode(ready));
-    (void)stream.expect(FrameType::go);
+    if (!settings.trial) (void)stream.expect(FrameType::go);
     auto parts = approach.complete();
+    parts.peer = ends.peer;
+    if (settings.trial) return parts;
     parts.window = welcome.window;
     parts.max_message = welcome.max_message;
-    parts.peer = ends.peer;
     parts.room_frames = (welcome.features & kRoomFrames) != 0;
     parts.connection = std::make_shared<Connection>(
         stream.take_socket(),
         Connection::Timing{settings.liveness, liveness_of(welcome.liveness_ns)},
         stream.take_reader());
     return parts;
-  } catch (const SetupError& e) {
-    const std::string text = e.what();
-    if (text.starts_with(uri.text())) throw;
-    throw SetupError(e.errc(), uri.text() + ": " + text);
-  }
+  });
 }
 
 Geometry agree(const InletSettings& settings, std::uint64_t default_capacity,

@@ -43,18 +43,28 @@ class Admission {
   /// Throws SetupError: the sender is turned away with its text.
   virtual void welcome(const Hello& hello, const StreamEnds& ends, Welcome& welcome,
                        std::vector<int>& descriptors) = 0;
-  /// Joins the path and gives up what was made.
-  virtual InletParts complete(const Ready& ready) = 0;
+  /// Joins the path.
+  virtual void join(const Ready& ready) = 0;
+  /// Takes what comes while the sender proves the path. Throws SetupError where it fails.
+  virtual void progress() {}
+  /// Gives up what was made.
+  virtual InletParts complete() = 0;
 };
 
-/// What the listener says for its transport.
-struct ListenerTraits {
+/// A path at a listener.
+struct ListenerPath {
   std::string scheme;
+  std::function<std::unique_ptr<Admission>()> admit;
+};
+
+/// What the listener says for its transports.
+struct ListenerTraits {
   std::string channel;  ///< the only name that is let in
   std::chrono::nanoseconds liveness{};
   MessageType type{};
-  std::uint64_t capacity = 0;  ///< bytes of the ring that each Admission makes
-  std::function<std::unique_ptr<Admission>()> admit;
+  std::uint64_t capacity = 0;  ///< bytes of the ring that each Admission makes, at most
+  std::vector<ListenerPath> paths;
+  Offer offer;  ///< for those who ask; its `paths` may have more, which lie elsewhere
 };
 
 /// Listens at `endpoint` and hands accepted senders to `sink`. Throws SetupError (address_in_use,
@@ -77,9 +87,16 @@ class Approach {
   /// Makes the sender's end of the path. `descriptors` came with the welcome.
   virtual Ready ready(const Welcome& welcome, const StreamEnds& ends,
                       std::vector<Fd> descriptors) = 0;
+  /// The receiver has joined, too: shows that something gets through. Throws SetupError.
+  virtual void prove(TimePoint /*deadline*/) {}
   /// Gives up what was made; the receiver has said go.
   virtual OutletParts complete() = 0;
 };
+
+/// Asks the listener at `endpoint` what it has, trying again until `deadline` while there is none.
+/// Throws SetupError, also where it would not let this sender in.
+[[nodiscard]] Offer ask_at(const Endpoint& endpoint, const Uri& uri, const OutletSettings& settings,
+                           TimePoint deadline);
 
 /// Connects to the receiver at `endpoint`, trying again until `deadline` while nobody listens
 /// there. Throws SetupError.

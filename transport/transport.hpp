@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -97,6 +98,7 @@ struct OutletParts {
   std::uint64_t max_message = 0;           ///< bytes that may go in pieces; 0: none
   std::string peer;
   std::string path;
+  std::string rejected;  ///< auto: better paths, and why each was not taken
 };
 
 /// How an inlet's window moves.
@@ -141,6 +143,9 @@ struct InletSettings {
 struct OutletSettings {
   std::chrono::nanoseconds liveness{};
   MessageType type{};
+  /// Goes as far as a sender can without the receiver's counting it; only `peer`, `path` and
+  /// `rejected` of the parts are filled in.
+  bool trial = false;
 };
 
 /// Takes the senders that a listener has accepted. Thread-safe; outlives its listeners.
@@ -181,6 +186,9 @@ class Listener {
   [[nodiscard]] virtual std::string uri() const = 0;
 };
 
+/// The receiver's side of one handshake (rendezvous.hpp).
+class Admission;
+
 class Transport {
  public:
   Transport() = default;
@@ -191,13 +199,21 @@ class Transport {
   virtual ~Transport() = default;
 
   [[nodiscard]] virtual std::string_view scheme() const noexcept = 0;
-  /// URI options of the transport's own, for refusing unknown ones.
-  [[nodiscard]] virtual std::vector<std::string> option_names() const = 0;
+  /// URI options of the transport's own, for refusing unknown ones in `uri`.
+  [[nodiscard]] virtual std::vector<std::string> option_names(const Uri& uri) const = 0;
+  [[nodiscard]] virtual OptionHelp option_help(const std::string& /*name*/) const { return {}; }
   [[nodiscard]] virtual ProbeReport probe() const = 0;
   /// Throws SetupError.
   [[nodiscard]] virtual std::unique_ptr<Listener> listen(const Uri& uri,
                                                          const InletSettings& settings,
                                                          std::shared_ptr<InletSink> sink) = 0;
+  /// Remote transports: makes the admissions of senders at a listener of somebody else's. Empty for
+  /// others. Throws SetupError, as listen() does.
+  [[nodiscard]] virtual std::function<std::unique_ptr<Admission>()> admissions(
+      const Uri& /*uri*/, const InletSettings& /*settings*/,
+      const std::shared_ptr<InletSink>& /*sink*/) {
+    return {};
+  }
   /// Waits for a receiver until `deadline`. Throws SetupError.
   [[nodiscard]] virtual OutletParts connect(const Uri& uri, const OutletSettings& settings,
                                             std::chrono::steady_clock::time_point deadline) = 0;

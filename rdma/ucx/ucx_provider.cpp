@@ -25,6 +25,12 @@ void UcxProvider::check(const std::string& options) const {
   (void)Context::get(transports_in(options));
 }
 
+OptionHelp UcxProvider::option_help(const std::string& name) const {
+  if (name != "tls") return {};
+  return {"UCX's choice; `tcp`, `shm`, `rc_verbs`, … joined by commas",
+          "UCX's transports, as in `UCX_TLS`, which it outweighs. The two ends need one in common"};
+}
+
 ProbeReport UcxProvider::probe() const {
   ProbeReport report{.available = true, .reason = {}, .json = {}};
   report.json = nlohmann::json{{{"library", "UCX " + Context::version()}}}.dump();

@@ -15,6 +15,7 @@ class UcxProvider final : public LinkProvider {
   [[nodiscard]] std::string_view scheme() const noexcept override { return "ucx"; }
   /// tls: UCX's choice of transports, as in UCX_TLS.
   [[nodiscard]] std::vector<std::string> option_names() const override { return {"tls"}; }
+  [[nodiscard]] OptionHelp option_help(const std::string& name) const override;
   void check(const std::string& options) const override;
   [[nodiscard]] ProbeReport probe() const override;
   [[nodiscard]] std::unique_ptr<Link> open(const LinkConfig& config) override;

@@ -13,6 +13,7 @@
 
 #include "penstock/rdma/verbs/device.hpp"
 #include "penstock/transport/error.hpp"
+#include "penstock/transport/link.hpp"
 
 namespace penstock::inline v1::verbs {
 
@@ -83,6 +84,7 @@ struct PathWish {
   static PathWish parse(std::string_view options, std::string_view local_host);
   /// Names of the options that parse() takes.
   static std::vector<std::string> option_names();
+  static OptionHelp option_help(std::string_view name);
 };
 
 struct PathChoice {

@@ -91,17 +91,31 @@ void set_ordered_writes(PathWish& wish, std::string_view key, std::string_view v
 struct Option {
   std::string_view name;
   void (*set)(PathWish& wish, std::string_view key, std::string_view value);
+  const char* values;
+  const char* text;
 };
-constexpr std::array<Option, 10> kOptions{{{"device", set_device},
-                                           {"rails", set_rails},
-                                           {"port", set_port},
-                                           {"gid_index", set_gid_index},
-                                           {"pkey", set_pkey},
-                                           {"traffic_class", set_traffic_class},
-                                           {"service_level", set_service_level},
-                                           {"mtu", set_mtu},
-                                           {"ack_timeout", set_ack_timeout},
-                                           {"ordered_writes", set_ordered_writes}}};
+constexpr std::array<Option, 10> kOptions{
+    {{"device", set_device, "by rule; a device's name, or several joined by commas",
+      "The RDMA device; several are rails, each end naming its own in the same order"},
+     {"rails", set_rails, "1; 1 to 8",
+      "At most so many ports at once, found by themselves; there are as many as both ends have"},
+     {"port", set_port, "by rule; 1 to 255", "The device's port, not the TCP port"},
+     {"gid_index", set_gid_index, "by rule; 0 to 255", "The port's GID, as `penstock info` counts"},
+     {"pkey", set_pkey, "by rule; 0x1 to 0xffff",
+      "The InfiniBand partition; its top bit does not count"},
+     {"traffic_class", set_traffic_class, "the peer's, or 0; 0 to 255",
+      "Of the packets' global header. On RoCE v2 its upper six bits are the DSCP: 104 is 26"},
+     {"service_level", set_service_level, "the peer's, or 0; 0 to 15",
+      "A priority; on Ethernet from 0 to 7"},
+     {"mtu", set_mtu, "the port's; 256, 512, 1024, 2048 or 4096",
+      "Payload of a packet, at most the port's; the smaller of the two ends' counts"},
+     {"ack_timeout", set_ack_timeout, "16; 1 to 31",
+      "4.096 µs · 2^n until an unanswered packet is repeated (16: 268 ms). Cards repeat it seven "
+      "times; where nothing is acknowledged for 32 of these times (8.6 s), and one more for each "
+      "16 KiB of what is awaited, the link ends"},
+     {"ordered_writes", set_ordered_writes, "by vendor; 0 or 1",
+      "Of a receiver: whether this device places a sender's writes in the order in which they were "
+      "posted. 1 where it does not loses messages; 0 is always right, and slower"}}};
 
 }  // namespace
 
@@ -132,6 +146,12 @@ std::vector<std::string> PathWish::option_names() {
   names.reserve(kOptions.size());
   for (const Option& option : kOptions) names.emplace_back(option.name);
   return names;
+}
+
+OptionHelp PathWish::option_help(std::string_view name) {
+  for (const Option& option : kOptions)
+    if (option.name == name) return {option.values, option.text};
+  return {};
 }
 
 }  // namespace penstock::inline v1::verbs

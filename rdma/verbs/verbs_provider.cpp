@@ -98,6 +98,10 @@ VerbsProvider::VerbsProvider() : fork_error_(::ibv_fork_init()) {}
 
 std::vector<std::string> VerbsProvider::option_names() const { return PathWish::option_names(); }
 
+OptionHelp VerbsProvider::option_help(const std::string& name) const {
+  return PathWish::option_help(name);
+}
+
 void VerbsProvider::check(const std::string& options) const {
   const PathWish wish = PathWish::parse(options, {});
   const Survey found = survey();

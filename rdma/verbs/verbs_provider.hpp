@@ -17,6 +17,7 @@ class VerbsProvider final : public LinkProvider {
   [[nodiscard]] std::string_view scheme() const noexcept override { return "rdma"; }
   /// They narrow the choice of the path and say how to travel on it (path.hpp).
   [[nodiscard]] std::vector<std::string> option_names() const override;
+  [[nodiscard]] OptionHelp option_help(const std::string& name) const override;
   void check(const std::string& options) const override;
   [[nodiscard]] std::vector<std::string> rails(const std::string& options,
                                                const std::string& local_host) const override;

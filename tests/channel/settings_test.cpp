@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <string>
 
 #include "penstock/loopback/loopback.hpp"
@@ -36,6 +37,69 @@ TEST(Settings, the_uri_wins_over_the_struct) {
   EXPECT_TRUE(read.persistent);
   EXPECT_EQ(bound("shm:a?spin=forever").spin, kForever);
   EXPECT_EQ(bound("shm:a?spin=0").spin, Duration::zero());
+}
+
+/// A variable of the environment, for a while.
+class Variable {
+ public:
+  Variable(const char* name, const char* value) : name_(name) { ::setenv(name, value, 1); }
+  Variable(const Variable&) = delete;
+  Variable& operator=(const Variable&) = delete;
+  Variable(Variable&&) = delete;
+  Variable& operator=(Variable&&) = delete;
+  ~Variable() { ::unsetenv(name_); }
+
+ private:
+  const char* name_;
+};
+
+TEST(Settings, the_environment_wins_over_the_struct_and_the_uri_over_both) {
+  const Variable capacity("PENSTOCK_CAPACITY", "2MiB");
+  const Variable spin("PENSTOCK_SPIN", "5us");
+  const Variable empty("PENSTOCK_LIVENESS", "");
+  const auto shm = make_shm();
+  const FromEnvironment from(Uri::parse("shm:a?spin=7us"), *shm);
+  EXPECT_EQ(from.variables, "PENSTOCK_CAPACITY");
+  BindOptions options;
+  options.capacity = 8192;
+  options.liveness = std::chrono::seconds(1);
+  const auto read = bind_settings(from.uri, *shm, options);
+  EXPECT_EQ(read.capacity, 2U << 20U);
+  EXPECT_EQ(read.spin, std::chrono::microseconds(7));
+  EXPECT_EQ(read.liveness, std::chrono::seconds(1));
+}
+
+TEST(Settings, an_option_that_makes_no_sense_in_the_environment_is_named) {
+  const Variable linger("PENSTOCK_LINGER", "soon");
+  const auto shm = make_shm();
+  const FromEnvironment from(Uri::parse("shm:a"), *shm);
+  try {
+    from.run([&](const Uri& uri) { return connect_settings(uri, *shm, {}); });
+    FAIL();
+  } catch (const SetupError& e) {
+    EXPECT_EQ(e.errc(), Errc::bad_uri);
+    EXPECT_NE(std::string(e.what()).find("PENSTOCK_LINGER"), std::string::npos) << e.what();
+  }
+}
+
+TEST(Settings, every_option_is_listed_and_taken_at_the_ends_that_it_says) {
+  const auto shm = make_shm();
+  for (const auto& option : channel_options()) {
+    const std::string uri = std::string("shm:a?") + option.name + "=~";
+    const auto refuses = [&](auto&& settings) {
+      try {
+        settings();
+        return false;
+      } catch (const SetupError&) {
+        return true;
+      }
+    };
+    EXPECT_EQ(refuses([&] { (void)bind_settings(Uri::parse(uri), *shm, {}); }), option.bind)
+        << option.name;
+    EXPECT_EQ(refuses([&] { (void)connect_settings(Uri::parse(uri), *shm, {}); }), option.connect)
+        << option.name;
+    EXPECT_FALSE(option.help.values.empty() || option.help.text.empty()) << option.name;
+  }
 }
 
 TEST(Settings, a_window_alone_gets_a_ring_that_holds_it) {

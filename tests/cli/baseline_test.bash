@@ -14,7 +14,7 @@ compares() {
     fail "the client ended with status $?"
   expect_status "$listener" 0 "the listener"
   cat table
-  expect_text table "^plain verbs: $PENSTOCK_DEVICE port"
+  expect_text table "^plain verbs: $PENSTOCK_RDMA_DEVICE port"
   expect_text table "ratio *from *to"
   # Throughput with 1 and 3 senders, and two kinds of round trip: each with a ratio and its interval.
   [[ $(count_lines '"pairs": 6' results.json) == 4 ]] || fail "not 4 ratios: $(cat results.json)"

@@ -49,26 +49,26 @@ const AddCase gives_up{"connect_gives_up_at_its_deadline",
                          EXPECT_GE(std::chrono::steady_clock::now() - before, milliseconds(140));
                        }};
 
-const AddCase unknown_name{"connect_is_told_when_there_is_no_such_channel",
-                           [](Side& side) {
-                             Receiver receiver = side.bind();
-                             EXPECT_EQ(receiver.recv().text(), "x") << "the others go on";
-                             EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
-                             EXPECT_EQ(receiver.stats().refused > 0, !side.target().local());
-                           },
-                           [](Side& side) {
-                             const std::string good = side.get("uri");
-                             const std::string bad = side.with(
-                                 good.substr(0, good.find('?')) + "-other", "deadline=200ms");
-                             // Where a name is an address, nobody is there; where a port is shared,
-                             // its owner says so.
-                             const Errc expected =
-                                 side.target().local() ? Errc::unreachable : Errc::no_such_channel;
-                             expect_setup_error(
-                                 expected, [&] { (void)penstock::connect(bad); }, bad);
-                             Sender sender = side.connect();
-                             EXPECT_EQ(sender.send(bytes_of("x")), SendStatus::sent);
-                           }};
+const AddCase unknown_name{
+    "connect_is_told_when_there_is_no_such_channel",
+    [](Side& side) {
+      Receiver receiver = side.bind();
+      EXPECT_EQ(receiver.recv().text(), "x") << "the others go on";
+      EXPECT_EQ(receiver.recv().status(), RecvStatus::closed);
+      EXPECT_EQ(receiver.stats().refused > 0, !side.target().by_name());
+    },
+    [](Side& side) {
+      const std::string good = side.get("uri");
+      const std::string bad =
+          side.with(good.substr(0, good.find('?')) + "-other", "deadline=200ms");
+      // Where a name is an address, nobody is there; where a port is shared,
+      // its owner says so.
+      const Errc expected = side.target().by_name() ? Errc::unreachable : Errc::no_such_channel;
+      expect_setup_error(
+          expected, [&] { (void)penstock::connect(bad); }, bad);
+      Sender sender = side.connect();
+      EXPECT_EQ(sender.send(bytes_of("x")), SendStatus::sent);
+    }};
 
 const AddCase in_use{"bind_says_that_the_address_is_in_use",
                      [](Side& side) {
@@ -105,7 +105,7 @@ const AddCase bad_uris{
       for (const std::string& uri :
            {std::string(), std::string("orders"), std::string(":orders"), std::string("://"),
             scheme + "://host:99999/a", scheme + "://host:port/a", scheme + "://[::1/a",
-            scheme + (side.target().local() ? ":" : "://127.0.0.1:70000/a")}) {
+            scheme + (side.target().by_name() ? ":" : "://127.0.0.1:70000/a")}) {
         refuses(Errc::bad_uri, uri);
       }
       refuses(Errc::unknown_scheme, "pigeon:orders");

@@ -468,8 +468,9 @@ std::string Side::fresh_uri(std::string_view query) {
   static std::atomic<int> count{0};
   const std::string name =
       "conformance-" + std::to_string(::getpid()) + "-" + std::to_string(++count);
-  const std::string place = target_.local() ? target_.scheme + ":" + name
-                                            : target_.scheme + "://" + target_.host + ":0/" + name;
+  const std::string place = target_.by_name()
+                                ? target_.scheme + ":" + name
+                                : target_.scheme + "://" + target_.host + ":0/" + name;
   return with(place, query);
 }
 
@@ -596,7 +597,7 @@ int run_all(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
   CLI::App app("Runs the conformance suite: one contract, every transport.");
   Plan& the = plan();
-  app.add_option("--transport", the.transports, "inproc, shm, torn, rdma, or a module's")
+  app.add_option("--transport", the.transports, "inproc, shm, torn, auto, rdma, or a module's")
       ->delimiter(',')
       ->envname("PENSTOCK_CONFORMANCE_TRANSPORT");
   app.add_option("--topology", the.topologies, "threads, processes, hosts")

@@ -42,7 +42,12 @@ struct Target {
   std::string options;  ///< for every URI: "seed=2&ordered=0"
   std::string host;     ///< numeric address to bind at; empty for transports without one
   Topology topology = Topology::threads;
-  [[nodiscard]] bool local() const noexcept { return host.empty(); }
+  /// Its receivers have a name only.
+  [[nodiscard]] bool by_name() const noexcept { return host.empty(); }
+  /// Both ends use one ring.
+  [[nodiscard]] bool local() const noexcept {
+    return by_name() || (scheme == "auto" && topology != Topology::hosts);
+  }
   /// Its links place their writes in order, so that receivers choose how senders publish.
   [[nodiscard]] bool ordered() const noexcept {
     return (scheme == "rdma" || scheme == "torn") && options.find("ordered=0") == std::string::npos;

@@ -211,7 +211,7 @@ class RailsBetweenHosts : public testing::TestWithParam<Cut> {
   /// The second device is the first rail.
   [[nodiscard]] std::string uri(const char* address) const {
     return "rdma://" + variable(address) + ":" + std::to_string(GetParam().port) +
-           "/rails?ack_timeout=14&device=rxerail," + variable("PENSTOCK_DEVICE");
+           "/rails?ack_timeout=14&device=rxerail," + variable("PENSTOCK_RDMA_DEVICE");
   }
   /// The devices' addresses appear a moment after the links are up.
   template <class Make>

@@ -104,6 +104,13 @@ class EchoLink final : public Link {
   LinkCounters counters_;
 };
 
+/// Runs when the module is loaded.
+const struct Loaded {
+  Loaded() {
+    if (PENSTOCK_TEST_MODULE_FAULT == std::string_view("crash")) std::abort();
+  }
+} kLoaded;
+
 class EchoProvider final : public LinkProvider {
  public:
   EchoProvider() {

@@ -175,6 +175,10 @@ class Sink final : public InletSink {
     const std::lock_guard lock(mutex_);
     return added_;
   }
+  [[nodiscard]] int refused() {
+    const std::lock_guard lock(mutex_);
+    return refused_;
+  }
   [[nodiscard]] std::string reasons() {
     const std::lock_guard lock(mutex_);
     return reasons_;
@@ -196,6 +200,8 @@ class Sink final : public InletSink {
 struct Counts {
   std::atomic<int> now = 0;
   std::atomic<int> most = 0;
+  std::atomic<int> progress = 0;
+  std::atomic<bool> fails = false;  // the path, when it is to be proven
 };
 
 /// An admission without a ring, counted as long as it is there.
@@ -210,11 +216,17 @@ class CountedAdmission final : public Admission {
   CountedAdmission(CountedAdmission&&) = delete;
   CountedAdmission& operator=(CountedAdmission&&) = delete;
   ~CountedAdmission() override { --counts_.now; }
-  void welcome(const Hello& /*hello*/, const StreamEnds& /*ends*/, Welcome& welcome,
+  void welcome(const Hello& hello, const StreamEnds& /*ends*/, Welcome& welcome,
                std::vector<int>& /*descriptors*/) override {
     welcome.capacity = welcome.window = 4096;
+    welcome.features |= hello.features_offered & kProof;
   }
-  InletParts complete(const Ready& /*ready*/) override { return {}; }
+  void join(const Ready& /*ready*/) override {}
+  void progress() override {
+    ++counts_.progress;
+    if (counts_.fails) throw SetupError(Errc::unreachable, "the path fails");
+  }
+  InletParts complete() override { return {}; }
 
  private:
   Counts& counts_;
@@ -223,9 +235,12 @@ class CountedAdmission final : public Admission {
 class ListenerTest : public testing::Test {
  protected:
   void listen(std::uint64_t capacity = 4096) {
-    ListenerTraits traits{"shm",    uri_of(endpoint_).name,
-                          10s,      {},
-                          capacity, [this] { return std::make_unique<CountedAdmission>(counts_); }};
+    ListenerTraits traits;
+    traits.channel = uri_of(endpoint_).name;
+    traits.liveness = 10s;
+    traits.capacity = capacity;
+    traits.offer = {"auto/7", {"shm"}, {}};
+    traits.paths.push_back({"shm", [this] { return std::make_unique<CountedAdmission>(counts_); }});
     listener_ = listen_at(endpoint_, uri_of(endpoint_), std::move(traits), sink_);
   }
   void TearDown() override {
@@ -264,13 +279,96 @@ TEST_F(ListenerTest, uses_the_features_that_both_know) {
     const auto welcome = peer.hear();
     ASSERT_TRUE(welcome && welcome->type == FrameType::welcome);
     // Landings are for the transport to add, where its link can do them.
-    EXPECT_EQ(decode_welcome(welcome->body).features, offered & kRoomFrames);
+    EXPECT_EQ(decode_welcome(welcome->body).features, offered & (kRoomFrames | kProof));
     peer.say(encode(Ready{}));
+    if (offered != 0) {
+      EXPECT_EQ(peer.hear_type(), FrameType::prove);
+      peer.say(encode_empty(FrameType::proven));
+    }
     EXPECT_EQ(peer.hear_type(), FrameType::go);
     const auto parts = sink_->take();
     ASSERT_TRUE(parts);
     EXPECT_EQ(parts->room_frames, offered != 0);
   }
+}
+
+TEST_F(ListenerTest, tells_who_asks_what_it_has_and_counts_it_not) {
+  listen();
+  Peer peer(endpoint_);
+  auto hello = hello_to(endpoint_);
+  hello.paths = {kAnyPath, "shm"};
+  peer.say(encode(hello));
+  const auto frame = peer.hear();
+  ASSERT_TRUE(frame && frame->type == FrameType::offer);
+  const auto offer = decode_offer(frame->body);
+  EXPECT_EQ(offer.place, "auto/7");
+  EXPECT_EQ(offer.paths, std::vector<std::string>{"shm"});
+  EXPECT_FALSE(peer.hear()) << "that is all";
+  join();
+  EXPECT_EQ(counts_.most, 1) << "no ring was made for the question";
+  EXPECT_EQ(sink_->refused(), 0);
+}
+
+TEST_F(ListenerTest, tells_nothing_to_one_that_asks_for_another_channel) {
+  listen();
+  Peer peer(endpoint_);
+  auto hello = hello_to(endpoint_);
+  hello.paths = {kAnyPath};
+  hello.channel = "another";
+  peer.say(encode(hello));
+  EXPECT_EQ(peer.hear_reject().code, Errc::no_such_channel);
+}
+
+/// A sender that has been asked to prove its path.
+class ProofTest : public ListenerTest {
+ protected:
+  void SetUp() override {
+    listen();
+    peer_.emplace(endpoint_);
+    auto hello = hello_to(endpoint_);
+    hello.features_offered = kKnownFeatures;
+    peer_->say(encode(hello));
+    ASSERT_EQ(peer_->hear_type(), FrameType::welcome);
+    peer_->say(encode(Ready{}));
+    ASSERT_EQ(peer_->hear_type(), FrameType::prove);
+  }
+  std::optional<Peer> peer_;
+};
+
+TEST_F(ProofTest, the_receiver_looks_while_it_lasts) {
+  const int seen = counts_.progress;
+  while (counts_.progress < seen + 3) std::this_thread::sleep_for(1ms);
+  EXPECT_EQ(sink_->added(), 0);
+  peer_->say(encode_empty(FrameType::proven));
+  EXPECT_EQ(peer_->hear_type(), FrameType::go);
+  EXPECT_EQ(sink_->added(), 1);
+}
+
+TEST_F(ProofTest, one_that_only_wanted_to_know_goes_without_a_trace) {
+  peer_->say(encode_empty(FrameType::bye));
+  EXPECT_FALSE(peer_->hear());
+  join();
+  EXPECT_EQ(sink_->added(), 1);
+  EXPECT_EQ(sink_->refused(), 0);
+}
+
+TEST_F(ProofTest, its_failure_at_the_receiver_is_told) {
+  counts_.fails = true;
+  EXPECT_EQ(peer_->hear_reject().text, "the path fails");
+  sink_->wait_refused(1);
+}
+
+TEST_F(ProofTest, its_failure_at_the_sender_is_told) {
+  peer_->say(encode(Reject{Errc::unreachable, "no packet came back"}));
+  sink_->wait_refused(1);
+  EXPECT_NE(sink_->reasons().find("no packet came back"), std::string::npos);
+}
+
+TEST_F(ProofTest, whatever_else_comes_ends_it) {
+  peer_->say(encode(Ready{}));
+  EXPECT_EQ(peer_->hear_reject().code, Errc::handshake_failed);
+  join();
+  EXPECT_EQ(sink_->added(), 1);
 }
 
 TEST_F(ListenerTest, random_bytes_are_turned_away) {

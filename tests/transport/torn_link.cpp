@@ -301,7 +301,7 @@ class TornLink final : public Link {
     if (writes.size() > kLimits.max_writes) broken("more writes in a post than max_writes");
     const std::lock_guard lock(engine_->mutex);
     if (peer_ == 0) broken("post() before connect()");
-    if (cookie <= last_cookie_) broken("cookies do not rise");
+    if (cookie < next_cookie_) broken("cookies do not rise");
     if (failed_) return PostStatus::failed;
     if (counters_.posts >= options_.fail_after) {
       fail_later("fail_after=" + std::to_string(options_.fail_after) + " asked for it");
@@ -317,7 +317,7 @@ class TornLink final : public Link {
       fail_later("its peer has no receive for its immediate");
       return PostStatus::failed;
     }
-    last_cookie_ = cookie;
+    next_cookie_ = cookie + 1;
     ++counters_.posts;
     counters_.work_requests += writes.size() + (writes.empty() ? 1 : 0);
     for (const RemoteWrite& write : writes) {
@@ -348,7 +348,7 @@ class TornLink final : public Link {
     if (write.length == 0 || write.length > kLimits.max_write) broken("length of a landing");
     const std::lock_guard lock(engine_->mutex);
     if (peer_ == 0) broken("land() before connect()");
-    if (cookie <= last_cookie_) broken("cookies do not rise");
+    if (cookie < next_cookie_) broken("cookies do not rise");
     if (failed_) return PostStatus::failed;
     if (counters_.posts >= options_.fail_after) {
       fail_later("fail_after=" + std::to_string(options_.fail_after) + " asked for it");
@@ -361,7 +361,7 @@ class TornLink final : public Link {
     if (source == added_.end()) broken("a landing's source was not added to its link");
     if (write.offset > source->second.length || write.length > source->second.length - write.offset)
       broken("a landing's source goes outside of its memory");
-    last_cookie_ = cookie;
+    next_cookie_ = cookie + 1;
     ++counters_.posts;
     ++counters_.work_requests;
     Item& item = queue_.emplace_back(Item{.kind = Item::Kind::write,
@@ -659,7 +659,7 @@ class TornLink final : public Link {
 
   std::deque<Item> queue_;
   Tick paused_until_ = 0;
-  std::uint64_t last_cookie_ = 0;
+  std::uint64_t next_cookie_ = 0;
   std::uint32_t on_their_way_ = 0;  // immediates to this end, until poll() has taken them
 
   std::deque<Later> later_;
