@@ -118,12 +118,16 @@ std::vector<std::string> rail_paths(const LinkProvider& provider, const Uri& uri
 }
 
 constexpr auto kProofInterval = std::chrono::microseconds(20);
+/// For further rails, when one has carried something.
+constexpr auto kOthersProof = std::chrono::seconds(1);
 
 /// All descriptions together must fit into a frame, beside the rest.
 constexpr std::size_t kMaxRailBytes = 8UL * 1024;
 
-/// The links of one path, from when they are opened until they are joined.
+/// The links of one path, from when they are opened until something got through.
 class Rails {
+  enum class Proof : std::uint8_t { open, through, failed };
+
  public:
   /// One for each of `paths`. Throws SetupError.
   void open(LinkProvider& provider, const std::vector<std::string>& paths, const StreamEnds& ends,
@@ -162,14 +166,39 @@ class Rails {
       }
     }
   }
-  /// Takes what comes while the peer proves them. Throws SetupError.
+  /// Takes what comes while the peer proves them. Throws SetupError when none is left.
   void progress() {
-    for (std::size_t i = 0; i < links_.size(); ++i) (void)poll(i);
+    for (std::size_t i = 0; i < links_.size(); ++i) poll(i);
+    check_left();
   }
   /// Writes a packet of `zeros` to where the peer's ring begins, which is zero, over each, and
-  /// waits until it is there. Throws SetupError.
+  /// waits until it is there. One that fails while another carries is left to RailedLink, as if it
+  /// had failed later. Throws SetupError where nothing gets through.
   void prove(const std::byte* zeros, std::uint64_t size, TimePoint deadline) {
-    for (std::size_t i = 0; i < links_.size(); ++i) prove(i, zeros, size, deadline);
+    proofs_.resize(links_.size());
+    for (std::size_t i = 0; i < links_.size(); ++i) {
+      const auto limits = links_[i]->limits();
+      const RemoteWrite write{.source = zeros,
+                              .length = static_cast<std::uint32_t>(std::min<std::uint64_t>(
+                                  {size, limits.packet, limits.max_write}))};
+      // A failed link says why in poll().
+      (void)links_[i]->post(std::span(&write, 1), {}, 0);
+    }
+    while (count(Proof::open) != 0) {
+      for (std::size_t i = 0; i < links_.size(); ++i) poll(i);
+      check_left();
+      const auto now = Clock::now();
+      if (now >= deadline) break;
+      if (count(Proof::through) != 0) deadline = std::min(deadline, now + kOthersProof);
+      std::this_thread::sleep_for(kProofInterval);
+    }
+    if (count(Proof::through) == 0)
+      throw SetupError(
+          Errc::unreachable,
+          name(0) + ": nothing gets through to the peer, a packet of " +
+              std::to_string(std::min<std::uint64_t>(size, links_[0]->limits().packet)) +
+              " bytes at least: look at the firewalls (RoCE v2 takes UDP port 4791, "
+              "both ways) and the MTUs between the two");
   }
   [[nodiscard]] std::unique_ptr<Link> take() {
     if (links_.size() == 1) return std::move(links_.front());
@@ -180,35 +209,27 @@ class Rails {
   [[nodiscard]] std::string name(std::size_t i) const {
     return (links_.size() == 1 ? "" : "rail " + std::to_string(i) + ", ") + links_[i]->path();
   }
-  /// Whether a post was completed.
-  bool poll(std::size_t i) {
+  void poll(std::size_t i) {
+    proofs_.resize(links_.size());
     std::array<LinkEvent, 8> events;
     for (const auto& event : std::span(events).first(links_[i]->poll(events))) {
-      if (event.kind == LinkEvent::Kind::completed) return true;
-      if (event.kind == LinkEvent::Kind::failed)
-        throw SetupError(Errc::unreachable,
-                         name(i) + ": nothing gets through to the peer: " + links_[i]->error());
+      if (event.kind == LinkEvent::Kind::completed) proofs_[i] = Proof::through;
+      if (event.kind == LinkEvent::Kind::failed) proofs_[i] = Proof::failed;
     }
-    return false;
   }
-  void prove(std::size_t i, const std::byte* zeros, std::uint64_t size, TimePoint deadline) {
-    const auto limits = links_[i]->limits();
-    const auto length = static_cast<std::uint32_t>(
-        std::min<std::uint64_t>({size, limits.packet, limits.max_write}));
-    const RemoteWrite write{.source = zeros, .length = length};
-    // A failed link says why in poll().
-    (void)links_[i]->post(std::span(&write, 1), {}, 0);
-    while (!poll(i)) {
-      if (Clock::now() >= deadline)
-        throw SetupError(Errc::unreachable,
-                         name(i) + ": nothing gets through to the peer, a packet of " +
-                             std::to_string(length) +
-                             " bytes at least: look at the firewalls (RoCE v2 takes UDP port "
-                             "4791, both ways) and the MTUs between the two");
-      std::this_thread::sleep_for(kProofInterval);
-    }
+  [[nodiscard]] std::size_t count(Proof proof) const {
+    return static_cast<std::size_t>(std::ranges::count(proofs_, proof));
+  }
+  void check_left() const {
+    if (count(Proof::failed) != links_.size()) return;
+    std::string reasons;
+    for (std::size_t i = 0; i < links_.size(); ++i)
+      reasons += (i == 0 ? "" : "; ") + name(i) +
+                 ": nothing gets through to the peer: " + links_[i]->error();
+    throw SetupError(Errc::unreachable, reasons);
   }
 
+  std::vector<Proof> proofs_;  // one for each link
   std::vector<std::unique_ptr<Link>> links_;
 };
 

@@ -194,6 +194,8 @@ class RailsBetweenHosts : public testing::TestWithParam<Cut> {
   void SetUp() override {
     if (variable("PENSTOCK_PEER_ADDR") == variable("PENSTOCK_ADDR"))
       GTEST_SKIP() << "needs a second host (tests/softroce/run --hosts 2)";
+    // Each address is answered for by its own network device, or all goes over the first.
+    ASSERT_TRUE(run("echo 1 >/proc/sys/net/ipv4/conf/all/arp_ignore"));
     ASSERT_TRUE(
         run("ip link add link " + variable("PENSTOCK_NETDEV") +
             " name rail type macvlan mode bridge && ip link set rail mtu 9000 && ip address "

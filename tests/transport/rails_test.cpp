@@ -136,6 +136,19 @@ TEST_F(RailsTest, another_may_be_lost) {
   EXPECT_GT(there.find("lost: "), there.find("; ")) << there;
 }
 
+TEST_F(RailsTest, one_that_never_carried_anything_is_as_one_that_is_lost) {
+  for (const char* dead : {"&rails=2&lose=0&fail_after=0", "&rails=2&lose=1&fail_after=0"}) {
+    open("&rails=2", dead);
+    carry(200);
+    const auto [here, there] = paths_after_a_loss();
+    EXPECT_EQ(count(here, "lost: "), 1U) << here;
+    EXPECT_EQ(count(there, "lost: "), 1U) << there;
+    sender = {};
+    receiver = {};
+  }
+  EXPECT_THROW(open("&rails=2", "&rails=2&fail_after=0"), SetupError) << "none is left";
+}
+
 TEST_F(RailsTest, the_last_to_be_lost_loses_the_peer_with_all_the_reasons) {
   open("&rails=2", "&rails=2&fail_after=20");
   std::jthread receiving([&] {
