@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <exception>
-#include <thread>
 #include <utility>
 
 #include "penstock/channel/park.hpp"
+#include "penstock/channel/spin.hpp"
 
 namespace penstock::inline v1 {
 namespace {
@@ -17,10 +17,11 @@ namespace {
 constexpr std::uint64_t kLazyPart = 4;
 /// The longest hot record that is looked at; a sender's own bound is not larger.
 constexpr std::uint64_t kMaxHot = 2048;
-constexpr int kLooksBeforeYield = 100;
 /// Publishing::turns.
 constexpr std::uint64_t kMessagesPerTurn = 16;
 constexpr std::uint8_t kTicksToAnswer = 2;
+/// So many ticks without a look at the link, and the engine looks.
+constexpr std::uint8_t kTicksUnlooked = 2;
 /// The engine looks whether somebody still listens, the less often the longer somebody does.
 constexpr auto kLongReturn = std::chrono::milliseconds(40);
 /// Messages between two sleeps (note_nap()): as good as none, and sleeps of that kind in a row; as
@@ -106,13 +107,7 @@ void Inlet::start(PublishMode mode, Publishing asked) {
 
 template <class Work>
 void Inlet::with_token(Work&& work) noexcept {
-  for (int looks = 0; !token_.try_lock();) {
-    if (++looks < kLooksBeforeYield) {
-      cpu_relax();
-    } else {
-      std::this_thread::yield();
-    }
-  }
+  for (Backoff backoff; !token_.try_lock();) backoff.wait();
   work();
   token_.unlock();
 }
@@ -562,12 +557,13 @@ Attention Inlet::answer_in_time() noexcept {
   // SYNC attention. The first tick comes at once.
   const auto ticks = ticks_to_answer_.load(std::memory_order_seq_cst);
   if (ticks == 0) return Attention::none;
+  // Who has the token may have lost this CPU to this thread: the next tick does, too.
+  if (ticks == 1 && !token_.try_lock()) return Attention::later;
   // relaxed: raised from 0 only
   ticks_to_answer_.store(static_cast<std::uint8_t>(ticks - 1), std::memory_order_relaxed);
   if (ticks > 1) return Attention::later;
-  with_token([&] {
-    if (!shut_ && blocked_ && head_ > known_) report(true);
-  });
+  if (!shut_ && blocked_ && head_ > known_) report(true);
+  token_.unlock();
   return Attention::none;
 }
 
@@ -991,24 +987,27 @@ void Inlet::arm_link() noexcept {
 void Inlet::arm_engine() noexcept {
   if (!immediates_only() || std::exchange(seen_looks_, looks_) == looks_ || !may_ask_engine())
     return arm_link();
+  ticks_unlooked_ = 0;
   unarmed_.store(true, std::memory_order_seq_cst);  // SYNC attention
   Engine::get().attention(Attention::later);
 }
 
 Attention Inlet::arm_in_time() noexcept {
   if (!unarmed_.load(std::memory_order_seq_cst)) return Attention::none;  // SYNC attention
+  if (!token_.try_lock()) return Attention::later;                        // somebody looks
   bool news = false;
-  with_token([&] {
-    if (shut_ || listener_ != Listener::engine) {
-      unarmed_.store(false, std::memory_order_relaxed);  // relaxed: with the token
-      return;
-    }
-    if (std::exchange(seen_looks_, looks_) != looks_) return;
+  if (shut_ || listener_ != Listener::engine) {
+    unarmed_.store(false, std::memory_order_relaxed);  // relaxed: with the token
+  } else if (std::exchange(seen_looks_, looks_) != looks_) {
+    ticks_unlooked_ = 0;
+  } else if (++ticks_unlooked_ == kTicksUnlooked) {
+    // Not at the first tick: it may come at once, and the receiver want this CPU to look.
     arm_link();
     tend();  // something may have come just before
     heed_landing();
     news = readable();
-  });
+  }
+  token_.unlock();
   if (news) notify();
   // relaxed: stored by this thread, or with the token by one who armed it
   return unarmed_.load(std::memory_order_relaxed) ? Attention::later : Attention::none;

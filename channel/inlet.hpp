@@ -316,6 +316,7 @@ class Inlet final : public ConnectionObserver,
   std::chrono::milliseconds return_ = kReturn;  // between two looks of on_time()
   std::uint64_t looks_ = 0;                     // of a receiver, at the link
   std::uint64_t seen_looks_ = 0;                // ... when the link was to be armed last
+  std::uint8_t ticks_unlooked_ = 0;             // since then, one after another
   std::uint64_t listens_ = 0;                   // so often a receiver listened
   std::uint64_t seen_listens_ = 0;              // ... when on_time() looked last
   bool timer_set_ = false;                      // on_time() is to come

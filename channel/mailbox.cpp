@@ -7,11 +7,11 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <thread>
 
 #include "penstock/channel/async.hpp"
 #include "penstock/channel/park.hpp"
 #include "penstock/channel/settings.hpp"
+#include "penstock/channel/spin.hpp"
 #include "penstock/transport/registry.hpp"
 
 namespace penstock::inline v1 {
@@ -29,8 +29,8 @@ constexpr std::uint32_t kTakesBeforeReview = 256;
 /// A receiver that sleeps hears so many remote senders itself, the others through the engine: each
 /// costs it some system calls.
 constexpr std::size_t kMostListened = 4;
-/// Before a receiver that waits for others gives its CPU away.
-constexpr int kLooksBeforeYield = 1000;
+/// Before a receiver that waits for its word to land gives its CPU away.
+constexpr int kLooksBeforeSleep = 1000;
 
 }  // namespace
 
@@ -312,20 +312,17 @@ void Mailbox::await(Drain& drain, Duration timeout, Turn turn, Message& out) noe
   if (once && turn == Turn::nothing && !drain.none() && !closed_.load(std::memory_order_relaxed))
     return;
   const auto deadline = once ? TimePoint{} : deadline_after(timeout);
-  int waits = 0;
+  Backoff others;
   for (;; turn = look_around(drain, out)) {
     Spinner spinner(Duration(spin_ns_.load(std::memory_order_relaxed)), deadline);
     for (;; turn = look_around(drain, out)) {
       if (turn == Turn::taken) return;
       if (turn == Turn::again) {
-        // Another thread holds a token, for as long as a look takes; longer where it lost its CPU.
-        if (++waits % kLooksBeforeYield == 0) {
-          std::this_thread::yield();
-          if (!once && Clock::now() >= deadline) break;
-        }
-        cpu_relax();
+        // Another thread holds a token.
+        if (others.wait() && !once && Clock::now() >= deadline) break;
         continue;
       }
+      others = {};
       if ((drain.none() || closed_.load(std::memory_order_relaxed)) && all_closed()) {
         out.status_ = RecvStatus::closed;
         return;
@@ -380,7 +377,7 @@ bool Mailbox::fall_asleep(const Drain& drain, TimePoint deadline) noexcept {
   };
   for (int looks = 0; !all_armed(); ++looks) {
     if (has_news(drain) || Clock::now() >= deadline) return false;
-    if (looks < kLooksBeforeYield) {
+    if (looks < kLooksBeforeSleep) {
       cpu_relax();
       continue;
     }

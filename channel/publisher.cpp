@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <bit>
-#include <thread>
 
 #include "penstock/channel/park.hpp"
+#include "penstock/channel/spin.hpp"
 #include "penstock/transport/few.hpp"
 
 namespace penstock::inline v1 {
@@ -32,6 +32,8 @@ constexpr std::uint64_t kLongAfter = 2;
 constexpr std::uint64_t kBytesPerLook = 1024;
 /// Writes handed over in one post.
 constexpr std::size_t kMaxWrites = 16;
+/// For the engine to take the token, a few milliseconds, before it looks after others.
+constexpr int kMostTries = 125;
 /// A hot record, header included, is at most this long: the receiver hashes it on every look.
 constexpr std::uint64_t kMaxHot = 2048;
 
@@ -97,11 +99,17 @@ void Publisher::ask_credit(bool room) noexcept {
 }
 
 void Publisher::on_ready(std::uint32_t /*events*/) noexcept {
-  token_.run([this] {
-    link_->disarm();
-    link_->arm(flight_awaited_, true);
-    advance();
-  });
+  // The holder may have lost its CPU, to this thread perhaps; the descriptor stays ready.
+  Backoff backoff;
+  for (int tries = 0; tries < kMostTries; ++tries) {
+    if (token_.try_run([this] {
+          link_->disarm();
+          link_->arm(flight_awaited_, true);
+          advance();
+        }))
+      return;
+    backoff.wait();
+  }
 }
 
 Attention Publisher::on_attention() noexcept {
@@ -285,12 +293,11 @@ std::optional<OfferLine> Publisher::offer(std::uint64_t id) const noexcept {
 }
 
 void Publisher::advance(Flight& flight) noexcept {
-  // Others hold the token for as long as a look takes.
-  while (!token_.try_run([&] {
-    write_more(flight);
-    advance();
-  }))
-    std::this_thread::yield();
+  for (Backoff backoff; !token_.try_run([&] {
+         write_more(flight);
+         advance();
+       });)
+    backoff.wait();
 }
 
 void Publisher::write_more(Flight& flight) noexcept {

@@ -1,6 +1,7 @@
 // Looking again and again for a while, before sleeping.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <thread>
@@ -42,6 +43,34 @@ inline void cpu_relax() noexcept {
   return 1'000'000;
 #endif
 }
+
+/// Waits for a thread that holds something for as long as a look takes; for longer where it has
+/// lost its CPU, perhaps to this very thread. Then yielding is not enough: a scheduler that is fair
+/// (CFS) gives the CPU back at once to a thread that has slept before, for milliseconds.
+class Backoff {
+ public:
+  /// True: the CPU was given away.
+  bool wait() noexcept {
+    if (++looks_ < kLooks) {
+      cpu_relax();
+      return false;
+    }
+    if (looks_ < kLooks + kYields) {
+      std::this_thread::yield();
+    } else {
+      std::this_thread::sleep_for(sleep_);
+      sleep_ = std::min(2 * sleep_, kLongestSleep);
+    }
+    return true;
+  }
+
+ private:
+  static constexpr std::uint32_t kLooks = 100;
+  static constexpr std::uint32_t kYields = 16;
+  static constexpr std::chrono::microseconds kLongestSleep{1000};
+  std::uint32_t looks_ = 0;
+  std::chrono::microseconds sleep_{20};
+};
 
 /// Spins for a given time, and now and then gives the CPU away, so that on a busy machine the other
 /// side, or the kernel's part of a device, gets to run.

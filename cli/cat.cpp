@@ -122,6 +122,7 @@ int run_sender(const CatOptions& options) {
   ConnectOptions connecting;
   connecting.deadline = options.timeout;
   auto sender = connect(options.uri, connecting);
+  if (show_progress(options)) complain(fmt::format("sending over {}", path_of(sender)));
   Transfer transfer(show_progress(options));
   std::vector<std::byte> spare(std::min(kChunk, sender.max_message()));
   while (const auto size = forward(sender, spare)) transfer.add(*size);

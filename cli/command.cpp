@@ -53,6 +53,12 @@ void announce(const std::vector<std::string>& uris) {
   for (const auto& uri : uris) complain(fmt::format("listening on {}", uri));
 }
 
+std::string path_of(const Sender& sender) {
+  const auto stats = sender.stats();
+  return stats.rejected.empty() ? stats.path
+                                : fmt::format("{} (not {})", stats.path, stats.rejected);
+}
+
 Duration parse_duration(const std::string& text) {
   if (text == "forever") return kForever;
   double number = 0;

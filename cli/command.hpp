@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "penstock/channel/options.hpp"
+#include "penstock/channel/channel.hpp"
 #include "penstock/transport/uri.hpp"
 
 namespace penstock::cli {
@@ -37,6 +37,9 @@ using Action = std::function<int()>;
 void complain(std::string_view text);
 /// Tells, on stderr, where a receiver can be reached.
 void announce(const std::vector<std::string>& uris);
+
+/// The path of a sender in words, and of `auto` why it is no better one.
+[[nodiscard]] std::string path_of(const Sender& sender);
 
 /// Parses "50us", "1.5s", "0" or "forever". Throws CLI::ValidationError.
 [[nodiscard]] Duration parse_duration(const std::string& text);

@@ -94,11 +94,7 @@ class Client {
     return await("plain_verbs").value("port", std::uint16_t{0});
   }
 
-  [[nodiscard]] std::string path() const {
-    const auto stats = first().stats();
-    return stats.rejected.empty() ? stats.path
-                                  : fmt::format("{} (not {})", stats.path, stats.rejected);
-  }
+  [[nodiscard]] std::string path() const { return path_of(first()); }
 
   void finish() {
     command({{"op", "bye"}});

@@ -114,6 +114,12 @@ class Inproc final : public Transport {
   }
   [[nodiscard]] ProbeReport probe() const override { return {true, {}, "[]"}; }
 
+  void check(const Uri& uri) const override {
+    if (uri.name.empty() || !uri.host.empty() || uri.port != 0)
+      throw SetupError(Errc::bad_uri,
+                       uri.text() + ": an inproc channel has a name only, as in inproc:orders");
+  }
+
   [[nodiscard]] std::unique_ptr<Listener> listen(const Uri& uri, const InletSettings& settings,
                                                  std::shared_ptr<InletSink> sink) override {
     check(uri);
@@ -183,13 +189,6 @@ class Inproc final : public Transport {
       throw SetupError(Errc::unreachable, uri.text() + ": the receiver closed at this moment");
     outlet.receiver_wake_fd = wake.release();
     return outlet;
-  }
-
- private:
-  static void check(const Uri& uri) {
-    if (uri.name.empty() || !uri.host.empty() || uri.port != 0)
-      throw SetupError(Errc::bad_uri,
-                       uri.text() + ": an inproc channel has a name only, as in inproc:orders");
   }
 };
 

@@ -138,10 +138,15 @@ class Auto final : public Transport {
                           {},
                           {}};
     std::string lacks;
-    for (const auto& path : paths_of(uri)) {
+    const auto paths = paths_of(uri);
+    for (const auto& path : paths) {
       const Uri one = by_path(uri, path, offer.place);
+      // The last resort is opened for the first sender that comes for it: that may take threads and
+      // hooks (UCX), for nobody where the others do.
+      const bool last = path == paths.back() && !offer.paths.empty();
       try {
         const auto transport = find_transport(path);
+        if (!last) transport->check(one);
         if (within_machine(path)) {
           places.push_back(transport->listen(one, settings, sink));
         } else if (auto admit = transport->admissions(one, settings, sink)) {

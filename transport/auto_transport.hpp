@@ -15,6 +15,8 @@ namespace penstock::inline v1 {
 /// nor another network namespace can feign, a remote one where a packet came through
 /// (Approach::prove()).
 ///
+/// The last of a listener's paths is opened only when a sender comes for it.
+///
 /// It is made of the other transports: each other's options are its own, too. A path that one end
 /// cannot have is left out, and the reason kept; that none is left is an error with all reasons.
 [[nodiscard]] std::shared_ptr<Transport> make_auto();

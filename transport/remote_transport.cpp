@@ -355,9 +355,19 @@ class RemoteTransport final : public Transport {
             "refused, with how many to reserve"};
   }
   [[nodiscard]] ProbeReport probe() const override { return provider_->probe(); }
+  void check(const Uri& uri) const override {
+    (void)link_budget();  // a variable that makes no sense is told now, not to the first sender
+    (void)wants_huge_pages(uri);
+    try {
+      provider_->check(uri.query());
+    } catch (const SetupError& e) {
+      throw SetupError(e.errc(), uri.text() + ": " + e.what());
+    }
+  }
 
   [[nodiscard]] std::unique_ptr<Listener> listen(const Uri& uri, const InletSettings& settings,
                                                  std::shared_ptr<InletSink> sink) override {
+    check(uri);
     ListenerTraits traits{uri.name,
                           settings.liveness,
                           settings.type,
@@ -370,8 +380,6 @@ class RemoteTransport final : public Transport {
   [[nodiscard]] std::function<std::unique_ptr<Admission>()> admissions(
       const Uri& uri, const InletSettings& settings,
       const std::shared_ptr<InletSink>& sink) override {
-    check(uri);
-    (void)link_budget();  // a variable that makes no sense is told now, not to the first sender
     return [provider = provider_, uri, settings, sink] {
       return std::make_unique<RemoteAdmission>(provider, uri, settings, sink);
     };
@@ -388,15 +396,6 @@ class RemoteTransport final : public Transport {
   }
 
  private:
-  void check(const Uri& uri) const {
-    (void)wants_huge_pages(uri);
-    try {
-      provider_->check(uri.query());
-    } catch (const SetupError& e) {
-      throw SetupError(e.errc(), uri.text() + ": " + e.what());
-    }
-  }
-
   std::shared_ptr<LinkProvider> provider_;
 };
 

@@ -207,8 +207,11 @@ class Transport {
   [[nodiscard]] virtual std::unique_ptr<Listener> listen(const Uri& uri,
                                                          const InletSettings& settings,
                                                          std::shared_ptr<InletSink> sink) = 0;
+  /// Remote transports: throws SetupError where links cannot be made here, or not with these
+  /// options.
+  virtual void check(const Uri& /*uri*/) const {}
   /// Remote transports: makes the admissions of senders at a listener of somebody else's. Empty for
-  /// others. Throws SetupError, as listen() does.
+  /// others.
   [[nodiscard]] virtual std::function<std::unique_ptr<Admission>()> admissions(
       const Uri& /*uri*/, const InletSettings& /*settings*/,
       const std::shared_ptr<InletSink>& /*sink*/) {

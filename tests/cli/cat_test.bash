@@ -186,6 +186,7 @@ shows_progress_when_asked() {
   head -c 1000000 /dev/zero | "$penstock" cat --progress "$channel" 2>sender.err ||
     fail "the sender failed"
   expect_status "$listener" 0 "the listener"
+  expect_text sender.err "^penstock: sending over shm$"
   expect_text sender.err "^1.0 MB  .*MB/s$"
   expect_text listener.err "^1.0 MB  .*MB/s$"
 }

@@ -13,7 +13,7 @@ expect_usage_error() {
 
 points_at_the_nearest_command() {
   expect_usage_error "did you mean perf?" pref shm:x
-  expect_usage_error "info, cat, perf"
+  expect_usage_error "info, doctor, cat, perf"
 }
 
 points_at_the_nearest_option() {
