@@ -142,7 +142,7 @@ class Auto final : public Transport {
     for (const auto& path : paths) {
       const Uri one = by_path(uri, path, offer.place);
       // The last resort is opened for the first sender that comes for it: that may take threads and
-      // hooks (UCX), for nobody where the others do.
+      // devices (UCX), for nobody where the others do.
       const bool last = path == paths.back() && !offer.paths.empty();
       try {
         const auto transport = find_transport(path);
