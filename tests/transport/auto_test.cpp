@@ -67,7 +67,7 @@ bool has(const std::string& text, const std::string& part) {
 }
 
 TEST_F(AutoTest, within_a_process_it_is_inproc) {
-  auto receiver = bind(kAnywhere);
+  auto receiver = penstock::bind(kAnywhere);
   auto sender = penstock::connect(at(receiver, kPaths));
   EXPECT_EQ(sender.stats().path, "inproc");
   EXPECT_EQ(sender.stats().rejected, "");
@@ -77,7 +77,7 @@ TEST_F(AutoTest, within_a_process_it_is_inproc) {
 
 TEST_F(AutoTest, between_processes_of_a_host_it_is_shm) {
   if (kThreadSanitizer) GTEST_SKIP() << "no threads in a child of fork()";
-  auto receiver = bind(kAnywhere);
+  auto receiver = penstock::bind(kAnywhere);
   const int status = test::run_in_child([&] {
     auto sender = penstock::connect(receiver.uris().at(0));
     const auto stats = sender.stats();
@@ -157,7 +157,7 @@ TEST_F(AutoTest, a_receiver_of_one_path_can_be_asked) {
 }
 
 TEST_F(AutoTest, what_concerns_the_channel_is_an_error_at_once) {
-  auto receiver = bind(kAnywhere);
+  auto receiver = penstock::bind(kAnywhere);
   auto uri = receiver.uris().at(0);
   EXPECT_EQ(error_of(uri + "y?" + kPaths).errc(), Errc::no_such_channel);
   EXPECT_EQ(error_of("auto:x?" + kPaths).errc(), Errc::bad_uri);
@@ -169,7 +169,7 @@ TEST_F(AutoTest, what_concerns_the_channel_is_an_error_at_once) {
 }
 
 TEST_F(AutoTest, a_second_receiver_at_the_port_is_refused) {
-  auto receiver = bind(kAnywhere);
+  auto receiver = penstock::bind(kAnywhere);
   try {
     (void)penstock::bind(at(receiver, kPaths));
     FAIL();
