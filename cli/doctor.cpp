@@ -62,6 +62,11 @@ void check_peer(Checkup& checkup, const Uri& given, Duration timeout) {
     if (!parts.rejected.empty())
       checkup.add(Verdict::note, fmt::format("not by a better path: {}", parts.rejected));
   } catch (const SetupError& error) {
+    // A sender of bytes is not let in where values are taken; it was a receiver that said so.
+    if (error.errc() == Errc::type_mismatch)
+      return checkup.add(Verdict::warn,
+                         fmt::format("it answers, but the path was not tried: {}", error.what()),
+                         "connect with its type, and look at stats().path");
     checkup.add(Verdict::fail, error.what(),
                 given.host.empty() ? "" : fmt::format("ping -c 3 {}", given.host));
   }

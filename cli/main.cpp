@@ -3,7 +3,10 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cerrno>
+#include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <string>
 #include <string_view>
@@ -87,7 +90,10 @@ int run(int argc, char** argv) {
   }
   install_signal_handlers();
   try {
-    return action();
+    const int status = action();
+    if (std::fflush(stdout) != 0)
+      throw CommandError(fmt::format("cannot write the output: {}", std::strerror(errno)));
+    return status;
   } catch (const UsageError& error) {
     complain(error.what());
     return kUsage;

@@ -18,6 +18,7 @@ namespace {
 constexpr const char* kDefaultPaths = "inproc,shm,rdma,ucx";
 constexpr std::string_view kPlaces = "auto/";
 constexpr std::size_t kPlaceDigits = 32;
+constexpr std::size_t kMostPaths = 16;  // with a reason for each they fit into a frame
 
 [[noreturn]] void refuse(const Uri& uri, const std::string& why) {
   throw SetupError(Errc::bad_uri, uri.text() + ": " + why);
@@ -38,6 +39,8 @@ std::vector<std::string> paths_of(const Uri& uri) {
     if (path.empty() || path == kAnyPath || std::ranges::count(paths, path) != 0)
       refuse(uri, "option paths: '" + path +
                       "' is no path, or there twice: it takes schemes, as in " + kDefaultPaths);
+    if (paths.size() == kMostPaths)
+      refuse(uri, "option paths has more than " + std::to_string(kMostPaths));
     paths.push_back(std::move(path));
   }
   if (paths.empty()) refuse(uri, std::string("option paths has none, as in ") + kDefaultPaths);

@@ -10,6 +10,13 @@ names_every_transport() {
   expect_text out "^shm: *available"
 }
 
+fails_when_its_output_is_lost() {
+  local status=0
+  "$penstock" info >/dev/full 2>info.err || status=$?
+  ((status == 1)) || fail "info ended with status $status"
+  expect_text info.err "cannot write the output: No space left on device"
+}
+
 prints_json() {
   "$penstock" info --json >out 2>info.err || fail "info ended with status $?"
   expect_text out '"scheme": "shm"'

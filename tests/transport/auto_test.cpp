@@ -163,9 +163,22 @@ TEST_F(AutoTest, what_concerns_the_channel_is_an_error_at_once) {
   EXPECT_EQ(error_of("auto:x?" + kPaths).errc(), Errc::bad_uri);
   for (const auto* paths : {"", "shm,,torn", "shm,shm", "auto"})
     EXPECT_EQ(error_of(uri + "?paths=" + paths).errc(), Errc::bad_uri) << paths;
+  std::string many = "?paths=shm";
+  for (int i = 1; i <= 16; ++i) many += ",x" + std::to_string(i);
+  EXPECT_EQ(error_of(uri + many).errc(), Errc::bad_uri) << "one more than there may be";
   const auto error = error_of(uri + "?path=shm&" + kPaths);
   EXPECT_EQ(error.errc(), Errc::bad_uri);
   EXPECT_TRUE(has(error.what(), "did you mean 'paths'?")) << error.what();
+}
+
+TEST_F(AutoTest, as_many_paths_as_there_may_be_fit_into_an_offer) {
+  std::string many = "paths=shm";
+  for (int i = 1; i < 16; ++i) many += ",x" + std::to_string(i);
+  auto receiver = penstock::bind("auto://127.0.0.1:0/x?" + many);
+  auto sender = penstock::connect(at(receiver, "paths=x15,shm"));
+  EXPECT_EQ(sender.stats().path, "shm");
+  EXPECT_TRUE(has(sender.stats().rejected, "x15: the receiver lacks it: no transport 'x15'"))
+      << sender.stats().rejected;
 }
 
 TEST_F(AutoTest, a_second_receiver_at_the_port_is_refused) {
