@@ -385,6 +385,7 @@ void Inlet::post_offer() noexcept {
       return;
     case PostStatus::posted: ++cookie_;
   }
+  work_stale_ = true;
 }
 
 // What is no message ends the run; whatever is wrong is found by the next look.
@@ -599,6 +600,7 @@ void Inlet::report_remote(std::optional<std::uint32_t> immediate) noexcept {
   }
   report_due_ = offer_due_;
   untold_ = 0;
+  work_stale_ = true;
   ++sequence_;
   ++cookie_;
   ++credit_writes_;
@@ -630,6 +632,7 @@ void Inlet::poll_link() noexcept {
   std::array<LinkEvent, 16> events;
   for (;;) {
     const auto count = link_->poll(events);
+    work_stale_ = work_stale_ || count != 0;
     for (std::size_t i = 0; i < count; ++i) {
       switch (events[i].kind) {
         case LinkEvent::Kind::completed: landed_cookie_ = events[i].value; break;
@@ -683,9 +686,10 @@ void Inlet::take_events() noexcept {
 void Inlet::tend() noexcept {
   if (link_ && !shut_) take_events();
   advance_head();
-  if (!link_) return;
+  if (!work_stale_) return;
   const std::unique_lock lock(mutex_, std::try_to_lock);
   if (!lock) return;
+  work_stale_ = false;
   const auto counters = link_->counters();
   if (counters.lost_rails != work_.lost_rails) path_ = link_->path();
   work_ = {.posts = counters.posts,
@@ -1030,6 +1034,7 @@ void Inlet::on_ready(std::uint32_t /*events*/) noexcept {
     link_->disarm();
     if (listener_ == Listener::receiver) arm_link();
     if (listener_ == Listener::engine) arm_engine();
+    work_stale_ = true;  // a lost rail is no event
     tend();
     heed_landing();
     news = readable();

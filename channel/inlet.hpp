@@ -314,6 +314,7 @@ class Inlet final : public ConnectionObserver,
   int heard_fd_ = -1;                           // what a receiver polls
   bool notified_ = false;                       // ... was readable, and is still
   std::chrono::milliseconds return_ = kReturn;  // between two looks of on_time()
+  bool work_stale_ = false;                     // work_, under the mutex, is older than the link's
   std::uint64_t looks_ = 0;                     // of a receiver, at the link
   std::uint64_t seen_looks_ = 0;                // ... when the link was to be armed last
   std::uint8_t ticks_unlooked_ = 0;             // since then, one after another

@@ -32,6 +32,8 @@ constexpr std::uint64_t kLongAfter = 2;
 constexpr std::uint64_t kBytesPerLook = 1024;
 /// Writes handed over in one post.
 constexpr std::size_t kMaxWrites = 16;
+/// So many ticks without a look of the sender's threads, and the engine is armed.
+constexpr std::uint8_t kTicksUnlooked = 2;
 /// For the engine to take the token, a few milliseconds, before it looks after others.
 constexpr int kMostTries = 125;
 /// A hot record, header included, is at most this long: the receiver hashes it on every look.
@@ -85,17 +87,22 @@ void Publisher::kick(Cursor begin, Cursor end, bool answer) noexcept {
       (begin / kBytesPerLook == end / kBytesPerLook ||
        cycles() < due_at_.load(std::memory_order_relaxed)))
     return;
-  token_.run([this] { advance(); });
+  token_.run([this] { look(); });
 }
 
 void Publisher::progress() noexcept {
-  token_.try_run([this] { advance(); });
+  token_.try_run([this] { look(); });
 }
 
 void Publisher::ask_credit(bool room) noexcept {
   if (room) wants_room_.store(true, std::memory_order_relaxed);
   wants_credit_.store(true, std::memory_order_relaxed);  // relaxed: SYNC token orders it
-  token_.run([this] { advance(); });
+  token_.run([this] { look(); });
+}
+
+void Publisher::look() noexcept {
+  ++rounds_;
+  advance();
 }
 
 void Publisher::on_ready(std::uint32_t /*events*/) noexcept {
@@ -104,7 +111,7 @@ void Publisher::on_ready(std::uint32_t /*events*/) noexcept {
   for (int tries = 0; tries < kMostTries; ++tries) {
     if (token_.try_run([this] {
           link_->disarm();
-          link_->arm(flight_awaited_, true);
+          arm_engine();
           advance();
         }))
       return;
@@ -118,8 +125,34 @@ Attention Publisher::on_attention() noexcept {
   if (left_over_.load(std::memory_order_relaxed) &&
       cycles() < due_at_.load(std::memory_order_relaxed))
     return Attention::soon;
-  token_.try_run([this] { advance(); });
+  token_.try_run([this] {
+    if (unarmed_) arm_in_time();
+    advance();
+  });
   return left_over_.load(std::memory_order_relaxed) ? Attention::soon : Attention::later;
+}
+
+/// Where each credit line is an event of the link, senders that look by themselves leave the engine
+/// nothing but to be woken for each: it is armed when none has looked for a tick, or one waits.
+void Publisher::arm_engine() noexcept {
+  ticks_unlooked_ = 0;
+  // relaxed: who begins to wait asks for credit, which arms it
+  unarmed_ = !limits_.ordered_writes && std::exchange(seen_rounds_, rounds_) != rounds_ &&
+             control_.senders_waiting.load(std::memory_order_relaxed) == 0;
+  if (!unarmed_) arm_link();
+}
+
+void Publisher::arm_in_time() noexcept {
+  if (std::exchange(seen_rounds_, rounds_) != rounds_) {
+    ticks_unlooked_ = 0;
+  } else if (++ticks_unlooked_ == kTicksUnlooked) {
+    arm_link();
+  }
+}
+
+void Publisher::arm_link() noexcept {
+  unarmed_ = false;
+  link_->arm(flight_awaited_, true);
 }
 
 // A device takes a post in no time and works on it by itself: while it does, records gather. Some
@@ -159,6 +192,8 @@ bool Publisher::held_back() const noexcept {
 
 void Publisher::advance() noexcept {
   if (failed_once_) return;
+  // Who waits may fall asleep.
+  if (unarmed_ && wants_credit_.load(std::memory_order_relaxed)) arm_link();
   bool armed = false;
   for (;;) {
     // SYNC leftover (holder); relaxed: only holders write it
@@ -170,8 +205,8 @@ void Publisher::advance() noexcept {
       hold_ = 0;
       streak_ = 0;
     }
-    // Of an idle link nothing has completed: first the record, for which the receiver may wait.
-    const bool idle = hold_ == 0 && in_flight_head_ == in_flight_tail_;
+    // First the record, for which the receiver may wait: of an idle link nothing has completed.
+    const bool idle = hold_ == 0 && (answer || in_flight_head_ == in_flight_tail_);
     if (!idle) take_events();
     take_credit();
     adopt();
@@ -179,7 +214,7 @@ void Publisher::advance() noexcept {
     const auto started = answer ? 0 : cycles();
     const auto before = posted_;
     std::uint64_t records = 0;
-    while (!failed_once_ && may_post()) {
+    while (!failed_once_ && may_post(answer)) {
       const auto waiting = waiting_records_;
       if (!post_next()) break;
       records += waiting;
@@ -215,10 +250,11 @@ void Publisher::advance() noexcept {
     }
     if (failed_once_) return;
     const bool left = posted_ < frontier_;
-    if (left && records != 0 && may_post()) continue;  // what completed has made way for more
+    if (left && records != 0 && may_post(answer)) continue;  // what completed has made way for more
     if (left && !armed) {
       link_->arm(true, true);  // then once more around: an event may have come just before
       armed = true;
+      unarmed_ = false;
       continue;
     }
     if (left || hold_ != 0) {
@@ -236,7 +272,7 @@ void Publisher::advance() noexcept {
   // credit line that was landing.
   const bool held = hold_ != 0;
   const bool unasked = wants_credit_.load(std::memory_order_relaxed) && !asked_;
-  const bool pending = held || unasked || in_flight_head_ != in_flight_tail_ || torn_;
+  const bool pending = held || unasked || in_flight_head_ != in_flight_tail_ || torn_ || unarmed_;
   // SYNC attention; relaxed: only holders write it
   if (pending || unattended_.load(std::memory_order_relaxed))
     unattended_.store(pending, std::memory_order_seq_cst);
@@ -397,7 +433,7 @@ bool Publisher::worth_posting(std::uint64_t waiting) const noexcept {
          (waiting >= kWorthPosting && waiting_records_ >= kManyLargeRecords);
 }
 
-bool Publisher::may_post() const noexcept {
+bool Publisher::may_post(bool answer) const noexcept {
   const auto waiting = frontier_ - posted_;
   if (waiting == 0 || !told_how()) return false;
   if (hold_ != 0 && !worth_posting(waiting) && held_back()) return false;
@@ -414,9 +450,10 @@ bool Publisher::may_post() const noexcept {
   }
   if (flying == 0) return true;
   if (flying == kMaxInFlight || posted_ - completed() >= ring_.capacity()) return false;
-  // A few records that come long after the last post are no stream that would gather while that is
-  // on its way.
-  if (waiting_records_ <= kFewRecords && cycles() - last_post_end_ > post_cost_ * kLongAfter)
+  // An answer, or a few records that come long after the last post, are no stream that would gather
+  // while that is on its way.
+  if (waiting_records_ <= kFewRecords &&
+      (answer || cycles() - last_post_end_ > post_cost_ * kLongAfter))
     return true;
   return waiting >= std::min(kWorthPosting, ring_.capacity() / 4);
 }

@@ -113,16 +113,20 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   static constexpr std::uint64_t kMaxInFlight = 32;  // publishes
 
   // All below with the token held.
+  void look() noexcept;
   void advance() noexcept;
   void take_events() noexcept;
   bool reap() noexcept;
   void take_credit() noexcept;
   [[nodiscard]] bool window_too_small() const noexcept;
   void walk() noexcept;
-  [[nodiscard]] bool may_post() const noexcept;
+  [[nodiscard]] bool may_post(bool answer) const noexcept;
   /// The first credit line has come: it says in which form the receiver sees what is published.
   [[nodiscard]] bool told_how() const noexcept { return mode_.has_value(); }
   void adopt() noexcept;
+  void arm_engine() noexcept;
+  void arm_in_time() noexcept;
+  void arm_link() noexcept;
   bool post_next() noexcept;
   bool post(std::span<const RemoteWrite> writes, std::optional<std::uint32_t> immediate,
             Cursor end) noexcept;
@@ -166,6 +170,12 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   std::uint64_t cookie_ = 0;
   std::uint64_t landed_cookie_ = 0;  // completed up to
   bool flight_awaited_ = false;      // somebody sleeps until more of it has landed
+  // Rounds of the sender's threads, as many when the engine last looked, its ticks since, and
+  // whether it is not woken (arm_engine()).
+  std::uint64_t rounds_ = 0;
+  std::uint64_t seen_rounds_ = 0;
+  std::uint8_t ticks_unlooked_ = 0;
+  bool unarmed_ = false;
   CreditLine credit_{};              // the newest accepted
   std::optional<PublishMode> mode_;  // as the receiver knows, or will when it reads on
   std::uint64_t mode_changes_ = 0;

@@ -1,6 +1,9 @@
 #include "penstock/rdma/ucx/context.hpp"
 
 #include <fmt/format.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netinet/in.h>
 
 #include <algorithm>
 #include <array>
@@ -10,6 +13,8 @@
 #include <mutex>
 #include <string_view>
 #include <system_error>
+#include <utility>
+#include <vector>
 
 #include "penstock/rdma/ucx/error_log.hpp"
 #include "penstock/transport/error.hpp"
@@ -22,28 +27,80 @@ std::string variable(const char* name) {
   return value == nullptr ? std::string() : std::string(value);
 }
 
+std::vector<std::string_view> split(std::string_view list) {
+  std::vector<std::string_view> parts;
+  while (!list.empty()) {
+    const auto comma = std::min(list.find(','), list.size());
+    parts.push_back(list.substr(0, comma));
+    list.remove_prefix(std::min(comma + 1, list.size()));
+  }
+  return parts;
+}
+
 /// All of them do without verbs.
 bool without_verbs(std::string_view transports) {
   constexpr std::array<std::string_view, 9> kOthers{"tcp",  "self",  "shm", "sm",   "mm",
                                                     "sysv", "posix", "cma", "xpmem"};
-  while (!transports.empty()) {
-    const auto comma = std::min(transports.find(','), transports.size());
-    if (std::ranges::find(kOthers, transports.substr(0, comma)) == kOthers.end()) return false;
-    transports.remove_prefix(std::min(comma + 1, transports.size()));
-  }
-  return true;
+  return std::ranges::all_of(split(transports), [&](auto transport) {
+    return std::ranges::find(kOthers, transport) != kOthers.end();
+  });
+}
+
+std::vector<std::filesystem::path> rdma_devices() {
+  std::vector<std::filesystem::path> found;
+  std::error_code failed;
+  std::filesystem::directory_iterator devices("/sys/class/infiniband", failed);
+  for (; !failed && devices != std::filesystem::directory_iterator(); devices.increment(failed))
+    found.push_back(devices->path());
+  return found;
 }
 
 /// The name of an RDMA device in software, if there is one.
 std::string software_device() {
-  std::error_code failed;
-  std::filesystem::directory_iterator devices("/sys/class/infiniband", failed);
-  for (; !failed && devices != std::filesystem::directory_iterator(); devices.increment(failed)) {
-    const auto real = std::filesystem::canonical(devices->path(), failed);
-    if (!failed && real.native().starts_with("/sys/devices/virtual/"))
-      return devices->path().filename();
+  for (const auto& device : rdma_devices()) {
+    std::error_code failed;
+    const auto real = std::filesystem::canonical(device, failed);
+    if (!failed && real.native().starts_with("/sys/devices/virtual/")) return device.filename();
   }
   return {};
+}
+
+/// What UCX looks for once, when a context is made: the network interfaces and RDMA devices.
+std::string devices_now() {
+  std::string text;
+  for (const auto& device : rdma_devices()) text += device.filename().string() + ' ';
+  ifaddrs* first = nullptr;
+  if (::getifaddrs(&first) != 0) return text;
+  for (const auto* at = first; at != nullptr; at = at->ifa_next) {
+    if (at->ifa_addr == nullptr) continue;
+    text += fmt::format("{} {}", at->ifa_name, at->ifa_flags & (IFF_UP | IFF_RUNNING));
+    std::size_t length = 0;
+    if (at->ifa_addr->sa_family == AF_INET) length = sizeof(sockaddr_in);
+    if (at->ifa_addr->sa_family == AF_INET6) length = sizeof(sockaddr_in6);
+    text.append(reinterpret_cast<const char*>(at->ifa_addr), length);
+  }
+  ::freeifaddrs(first);
+  return text;
+}
+
+/// Where UCX copies each message to a socket or to shared memory anyway, it is not to register what
+/// it sends: with UCX 1.13 a link's part of that, 2 MiB, stays until the context goes. In pieces of
+/// 8 KiB, its own choice for copies, large messages would have a third of their speed; what is not
+/// copied travels, as it does now, in pieces as long as what is received.
+ucs_status_t copy_what_is_sent(ucp_config_t* config, const std::string& asked) {
+  const auto transports = asked.empty() ? variable("UCX_TLS") : asked;
+  const bool chooses = transports.empty() || transports == "all";
+  if (chooses ? !rdma_devices().empty() : !without_verbs(transports)) return UCS_OK;
+  auto status = UCS_OK;
+  if (variable("UCX_ZCOPY_THRESH").empty())
+    status = ::ucp_config_modify(config, "ZCOPY_THRESH", "inf");
+  const auto names = split(transports);
+  const auto received = variable("UCX_TCP_RX_SEG_SIZE");
+  const bool tcp = chooses || std::ranges::find(names, "tcp") != names.end();
+  if (status == UCS_OK && tcp && variable("UCX_TCP_TX_SEG_SIZE").empty())
+    status =
+        ::ucp_config_modify(config, "TX_SEG_SIZE", received.empty() ? "64k" : received.c_str());
+  return status;
 }
 
 /// UCX's verbs transports cannot meet over soft-RoCE, and end the process when they give up.
@@ -64,14 +121,19 @@ std::string keep_off_soft_roce(const std::string& asked) {
 }  // namespace
 
 std::shared_ptr<Context> Context::get(const std::string& asked) {
+  struct Known {
+    std::shared_ptr<Context> context;
+    std::string devices;
+  };
   const std::string transports = keep_off_soft_roce(asked);
+  auto devices = devices_now();
   static std::mutex mutex;
-  static std::map<std::string, std::weak_ptr<Context>> known;
+  static auto& known = *new std::map<std::string, Known>;  // UCX may be gone when main() has ended
   const std::scoped_lock lock(mutex);
   auto& entry = known[transports];
-  auto context = entry.lock();
-  if (!context) entry = context = std::make_shared<Context>(transports);
-  return context;
+  if (!entry.context || entry.context->process_ != ::getpid() || entry.devices != devices)
+    entry = {std::make_shared<Context>(transports), std::move(devices)};
+  return entry.context;
 }
 
 std::string Context::version() { return ::ucp_get_version_string(); }
@@ -98,6 +160,7 @@ Context::Context(const std::string& transports) : transports_(transports) {
                                  reason(status, log)));
   ucs_status_t status = UCS_OK;
   if (!transports.empty()) status = ::ucp_config_modify(config, "TLS", transports.c_str());
+  if (status == UCS_OK) status = copy_what_is_sent(config, transports);
   if (status == UCS_OK) {
     ucp_params_t params{};
     params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_NAME;
@@ -115,7 +178,8 @@ Context::Context(const std::string& transports) : transports_(transports) {
 }
 
 Context::~Context() {
-  if (context_ != nullptr) ::ucp_cleanup(context_);
+  // A child of fork() has none of its parent's threads.
+  if (context_ != nullptr && process_ == ::getpid()) ::ucp_cleanup(context_);
 }
 
 }  // namespace penstock::inline v1::ucx

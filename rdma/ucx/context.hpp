@@ -1,7 +1,11 @@
-// UCX as this process has it: one context for each choice of transports.
+// UCX as this process has it: one context for each choice of transports, kept for later links.
+//
+// To make one takes longer than all else that a link needs. It knows the machine's devices as they
+// were when it was made: where they have changed, the next link has a new one.
 #pragma once
 
 #include <ucp/api/ucp.h>
+#include <unistd.h>
 
 #include <memory>
 #include <string>
@@ -31,6 +35,7 @@ class Context {
   [[nodiscard]] const std::string& transports() const noexcept { return transports_; }
 
  private:
+  const pid_t process_ = ::getpid();
   const std::string transports_;
   ucp_context_h context_ = nullptr;
 };

@@ -19,13 +19,17 @@ constexpr unsigned kWordId = 2;
 constexpr std::uint32_t kMaxWrite = 1U << 20U;
 /// Hot records, which this bounds, are not sent over such a link.
 constexpr std::uint32_t kPacket = 4096;
-constexpr std::uint32_t kReceives = 32;
+constexpr std::uint32_t kReceives = 64;
 /// One call of poll() has the worker go on so many times at most.
 constexpr int kMostProgress = 32;
 /// Peers that answer each other need not be told of every single post.
-constexpr std::chrono::microseconds kTellAfter{100};
-/// A sender that polls for a completion asks for it after so many polls.
-constexpr int kMostPollsInVain = 64;
+constexpr std::chrono::microseconds kTellAfter{1000};
+/// One that polls for a completion asks for it when it should have been told long ago.
+constexpr std::chrono::microseconds kAskAfter{2000};
+/// So many are told of at once: more than a channel leaves without a credit line.
+constexpr std::uint64_t kUntold = 24;
+/// Polls for each look at the clock.
+constexpr std::uint32_t kPollsPerClock = 8;
 
 // The description, little-endian as everything here: secret, length of the worker's address, the
 // address, number of regions, and the length of each.
@@ -291,6 +295,7 @@ PostStatus UcxLink::post(std::span<const RemoteWrite> writes,
   if (request != nullptr) ::ucp_request_free(request);  // nobody waits for it, but for the peer
   ++posted_;
   told_ = placed_;
+  untold_since_ = {};
   tell_now_ = false;
   ++counters_.posts;
   counters_.work_requests += std::max<std::size_t>(writes.size(), 1);
@@ -334,7 +339,7 @@ void UcxLink::place(std::span<const std::byte> head, std::span<const std::byte> 
     std::memcpy(regions_[piece.region].base + piece.offset, body.data(), piece.length);
     body = body.subspan(piece.length);
   }
-  if (placed_++ == told_) placed_at_ = Clock::now();
+  ++placed_;
   heed_placed(message.placed);
   if (message.has_immediate == 0) return;
   if (inbox_tail_ - inbox_head_ == kInbox)
@@ -359,14 +364,13 @@ void UcxLink::heed_placed(std::uint64_t number) noexcept {
   counters_.completions += number - finished_;
   finished_ = number;
   finished_cookie_ = posts_[(finished_ - 1) % kMostPosts].cookie;
-  polls_in_vain_ = 0;
+  unfinished_since_ = {};
   tell_of(completions_armed_);
 }
 
 /// Says what was placed, where it is due, and asks, where that is.
 void UcxLink::tell() noexcept {
-  const bool due = tell_now_ || placed_ - told_ >= kMostPosts / 4 ||
-                   (placed_ != told_ && Clock::now() - placed_at_ >= kTellAfter);
+  const bool due = tell_now_ || placed_ - told_ >= kUntold;
   const bool asks = asks_ && finished_ != posted_;
   if ((!due && !asks) || endpoint_ == nullptr || failed_) return;
   if (word_under_way_ != nullptr) {
@@ -375,10 +379,22 @@ void UcxLink::tell() noexcept {
   }
   word_ = {.secret = peer_secret_, .placed = placed_, .asks = asks ? 1U : 0U};
   told_ = placed_;
+  untold_since_ = {};
   tell_now_ = asks_ = false;
   auto* const request = begin(kWordId, &word_, sizeof word_, nullptr, 0);
   if (UCS_PTR_IS_ERR(request)) return fail(UCS_PTR_STATUS(request));
   word_under_way_ = request;
+}
+
+/// What is due since long.
+void UcxLink::look_at_clock() noexcept {
+  const auto now = Clock::now();
+  const auto waited = [now](TimePoint& since) {
+    if (since == TimePoint{}) since = now;
+    return now - since;
+  };
+  if (placed_ != told_ && waited(untold_since_) >= kTellAfter) tell_now_ = true;
+  if (finished_ != posted_ && waited(unfinished_since_) >= kAskAfter) ask();
 }
 
 /// Once for all that was posted until now.
@@ -398,8 +414,9 @@ std::size_t UcxLink::poll(std::span<LinkEvent> events) noexcept {
          i < kMostProgress && inbox_head_ == inbox_tail_ && ::ucp_worker_progress(worker_) != 0;
          ++i) {
     }
+    if ((placed_ != told_ || finished_ != posted_) && ++polls_ % kPollsPerClock == 0)
+      look_at_clock();
     tell();
-    if (finished_ != posted_ && ++polls_in_vain_ >= kMostPollsInVain) ask();
   }
   std::size_t count = 0;
   while (inbox_head_ != inbox_tail_ && count < events.size())

@@ -74,7 +74,7 @@ class UcxLink final : public Link {
  private:
   static constexpr std::size_t kMostPosts = 64;
   static constexpr std::size_t kMostPieces = 15;
-  static constexpr std::size_t kInbox = 64;
+  static constexpr std::size_t kInbox = 128;
 
   using Secret = std::array<std::uint64_t, 2>;
   struct Piece {
@@ -117,6 +117,7 @@ class UcxLink final : public Link {
                                        const ucp_dt_iov_t* body, std::size_t pieces) noexcept;
   void tell() noexcept;
   void ask() noexcept;
+  void look_at_clock() noexcept;
   void heed_placed(std::uint64_t number) noexcept;
   void place(std::span<const std::byte> head, std::span<const std::byte> body) noexcept;
   void heed_word(std::span<const std::byte> head) noexcept;
@@ -147,10 +148,12 @@ class UcxLink final : public Link {
   std::uint64_t placed_ = 0;  // the peer's posts
   std::uint64_t told_ = 0;    // of them, the peer was told
   bool tell_now_ = false;     // it asked
-  TimePoint placed_at_{};     // the first of which it was not told
   std::uint64_t asked_ = 0;   // of posts_, when this end last asked
   bool asks_ = false;         // in the next word
-  int polls_in_vain_ = 0;     // while a completion is missing
+  // As far as the clock was looked at.
+  TimePoint untold_since_{};
+  TimePoint unfinished_since_{};
+  std::uint32_t polls_ = 0;
   Word word_{};
   ucs_status_ptr_t word_under_way_ = nullptr;
   std::array<std::uint32_t, kInbox> inbox_{};

@@ -4,17 +4,21 @@
 
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <array>
 #include <chrono>
 #include <cstdint>
 #include <cstring>
+#include <fstream>
 #include <memory>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "penstock/rdma/ucx/context.hpp"
 #include "penstock/rdma/ucx/ucx_provider.hpp"
 #include "penstock/transport/error.hpp"
 
@@ -385,6 +389,55 @@ TEST_P(UcxLinkTest, a_description_that_is_none_is_refused_and_leaves_it_usable) 
 
 INSTANTIATE_TEST_SUITE_P(Over, UcxLinkTest, testing::Values("tcp,self", "shm,self"),
                          [](const auto& param) { return std::string(param.param).substr(0, 3); });
+
+TEST(UcxContextTest, is_kept_for_later_links_and_not_by_a_child_process) {
+  const auto* const kept = Context::get("tcp,self")->get();
+  EXPECT_EQ(Context::get("tcp,self")->get(), kept);
+  EXPECT_NE(Context::get("self")->get(), kept);
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) ::_exit(Context::get("tcp,self")->get() == kept ? 1 : 0);
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+// A link that sent much at once left 2 MiB behind (docs/adr/017-ucx.md).
+TEST(UcxContextTest, does_not_grow_with_links_that_sent_much) {
+  const auto resident = [] {
+    std::ifstream file("/proc/self/statm");
+    long size = 0;
+    long pages = 0;
+    file >> size >> pages;
+    return pages * ::sysconf(_SC_PAGESIZE);
+  };
+  constexpr int kLinks = 40;
+  constexpr std::uint32_t kMuch = 64 * 1024;
+  Bytes mirror(kMuch);
+  Bytes ring(kMuch);
+  const auto use_one = [&] {
+    const LinkConfig config{.local_host = "127.0.0.1",
+                            .peer_host = "127.0.0.1",
+                            .options = "tls=tcp,self",
+                            .regions = {{ring.data(), ring.size(), true}}};
+    const auto a = UcxProvider().open(config);
+    const auto b = UcxProvider().open(config);
+    a->connect(b->describe());
+    b->connect(a->describe());
+    const RemoteWrite write{.source = mirror.data(), .length = kMuch, .region = 0, .offset = 0};
+    ASSERT_EQ(a->post(std::span(&write, 1), 1, 0), PostStatus::posted);
+    const auto end = std::chrono::steady_clock::now() + kWatchdog;
+    for (LinkEvent event{}; b->poll(std::span(&event, 1)) == 0;) {
+      ASSERT_LT(std::chrono::steady_clock::now(), end);
+      (void)a->poll(std::span(&event, 1));
+    }
+  };
+  const auto held = Context::get("tcp,self");
+  for (int i = 0; i < kLinks; ++i) use_one();
+  const auto before = resident();
+  for (int i = 0; i < kLinks; ++i) use_one();
+  EXPECT_LT(resident() - before, kLinks * (long{1} << 20U) / 2);
+}
 
 TEST(UcxProviderTest, transports_that_there_are_not_are_an_error_that_says_so) {
   try {
