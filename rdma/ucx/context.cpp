@@ -55,12 +55,16 @@ std::vector<std::filesystem::path> rdma_devices() {
   return found;
 }
 
-/// The name of an RDMA device in software, if there is one.
-std::string software_device() {
+/// The name of an RDMA device in software, as soft-RoCE is, if there is one that UCX may use.
+std::string soft_device() {
+  const auto allowed = variable("UCX_NET_DEVICES");
   for (const auto& device : rdma_devices()) {
     std::error_code failed;
     const auto real = std::filesystem::canonical(device, failed);
-    if (!failed && real.native().starts_with("/sys/devices/virtual/")) return device.filename();
+    if (!failed && real.native().starts_with("/sys/devices/virtual/") &&
+        (allowed.empty() || allowed == "all" ||
+         allowed.find(device.filename().string()) != std::string::npos))
+      return device.filename();
   }
   return {};
 }
@@ -83,39 +87,66 @@ std::string devices_now() {
   return text;
 }
 
-/// Where UCX copies each message to a socket or to shared memory anyway, it is not to register what
-/// it sends: with UCX 1.13 a link's part of that, 2 MiB, stays until the context goes. In pieces of
-/// 8 KiB, its own choice for copies, large messages would have a third of their speed; what is not
-/// copied travels, as it does now, in pieces as long as what is received.
-ucs_status_t copy_what_is_sent(ucp_config_t* config, const std::string& asked) {
-  const auto transports = asked.empty() ? variable("UCX_TLS") : asked;
-  const bool chooses = transports.empty() || transports == "all";
-  if (chooses ? !rdma_devices().empty() : !without_verbs(transports)) return UCS_OK;
-  auto status = UCS_OK;
-  if (variable("UCX_ZCOPY_THRESH").empty())
-    status = ::ucp_config_modify(config, "ZCOPY_THRESH", "inf");
-  const auto names = split(transports);
-  const auto received = variable("UCX_TCP_RX_SEG_SIZE");
-  const bool tcp = chooses || std::ranges::find(names, "tcp") != names.end();
-  if (status == UCS_OK && tcp && variable("UCX_TCP_TX_SEG_SIZE").empty())
-    status =
-        ::ucp_config_modify(config, "TX_SEG_SIZE", received.empty() ? "64k" : received.c_str());
-  return status;
+/// Sets what the user has not.
+class Adjuster {
+ public:
+  explicit Adjuster(ucp_config_t* config) : config_(config) {}
+  void set(const char* name, const std::string& value, const char* user_variable) {
+    if (status == UCS_OK && variable(user_variable).empty())
+      status = ::ucp_config_modify(config_, name, value.c_str());
+  }
+  ucs_status_t status = UCS_OK;
+
+ private:
+  ucp_config_t* const config_;
+};
+
+std::string asked_or_set(const std::string& asked) {
+  return asked.empty() ? variable("UCX_TLS") : asked;
 }
 
-/// UCX's verbs transports cannot meet over soft-RoCE, and end the process when they give up.
+bool is_all(const std::string& transports) { return transports.empty() || transports == "all"; }
+
+/// UCX's verbs transports meet by `ud`, which ends the process when a peer is lost in between.
+/// Where the device is soft-RoCE, `rdma:` is the better choice anyway.
 std::string keep_off_soft_roce(const std::string& asked) {
-  const std::string wanted = asked.empty() ? variable("UCX_TLS") : asked;
+  const auto wanted = asked_or_set(asked);
   if ((!wanted.empty() && without_verbs(wanted)) || !variable("UCX_NET_DEVICES").empty())
     return asked;
-  const std::string device = software_device();
+  const std::string device = soft_device();
   if (device.empty()) return asked;
   if (wanted.empty()) return "tcp";
   throw SetupError(
       Errc::transport_unavailable,
-      fmt::format("ucx: the transports {} of UCX do not work over {}, a device in software: use "
-                  "rdma: there, or ?tls=tcp, or name the devices to use in UCX_NET_DEVICES",
-                  wanted, device));
+      fmt::format("ucx: the transports {} of UCX over {}, a device in software, end the process "
+                  "when a peer is lost while it connects: use rdma: there, or ?tls=tcp, or have "
+                  "them all the same by naming the device in UCX_NET_DEVICES ({}:1)",
+                  wanted, device, device));
+}
+
+ucs_status_t adjust(ucp_config_t* config, const std::string& asked) {
+  const auto transports = asked_or_set(asked);
+  const auto names = split(transports);
+  const auto among = [&](std::string_view name) {
+    return is_all(transports) || std::ranges::find(names, name) != names.end();
+  };
+  Adjuster adjuster(config);
+  if (is_all(transports) ? rdma_devices().empty() : without_verbs(transports)) {
+    // UCX copies each message to a socket or to shared memory anyway: it is not to register what it
+    // sends. With UCX 1.13 a link's part of that, 2 MiB, stays until the context goes. In pieces of
+    // 8 KiB, its own choice for copies, large messages would have a third of their speed; what is
+    // not copied travels in pieces as long as what is received.
+    adjuster.set("ZCOPY_THRESH", "inf", "UCX_ZCOPY_THRESH");
+    const auto received = variable("UCX_TCP_RX_SEG_SIZE");
+    if (among("tcp"))
+      adjuster.set("TX_SEG_SIZE", received.empty() ? "64k" : received, "UCX_TCP_TX_SEG_SIZE");
+  } else if ((among("ud") || among("ud_v") || among("ud_verbs") || among("rc") || among("ib")) &&
+             !soft_device().empty()) {
+    // UCX asks the completion's service level for the kind of packet, which only mlx5 has there,
+    // takes an IPv4 header for a GRH, and drops every packet as another's.
+    adjuster.set("UD_ETH_DGID_CHECK", "n", "UCX_UD_ETH_DGID_CHECK");
+  }
+  return adjuster.status;
 }
 
 }  // namespace
@@ -160,7 +191,7 @@ Context::Context(const std::string& transports) : transports_(transports) {
                                  reason(status, log)));
   ucs_status_t status = UCS_OK;
   if (!transports.empty()) status = ::ucp_config_modify(config, "TLS", transports.c_str());
-  if (status == UCS_OK) status = copy_what_is_sent(config, transports);
+  if (status == UCS_OK) status = adjust(config, transports);
   if (status == UCS_OK) {
     ucp_params_t params{};
     params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_NAME;

@@ -16,8 +16,8 @@ namespace penstock::inline v1::ucx {
 class Context {
  public:
   /// `asked`: as in UCX_TLS; empty: what the variable says, or else UCX's own choice. Where
-  /// UCX would meet a soft-RoCE device (docs/adr/017-ucx.md) that is TCP, and others are refused.
-  /// Throws SetupError.
+  /// UCX would meet a soft-RoCE device (docs/adr/017-ucx.md) that is TCP, and others are refused,
+  /// unless UCX_NET_DEVICES says which to use. Throws SetupError.
   static std::shared_ptr<Context> get(const std::string& asked);
 
   explicit Context(const std::string& transports);

@@ -10,6 +10,7 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <memory>
@@ -387,9 +388,12 @@ TEST_P(UcxLinkTest, a_description_that_is_none_is_refused_and_leaves_it_usable) 
   expect(*b_, Kind::immediate, 1);
 }
 
+std::string first_transport(const testing::TestParamInfo<const char*>& param) {
+  const std::string transports = param.param;
+  return transports.substr(0, transports.find(','));
+}
 INSTANTIATE_TEST_SUITE_P(Over, UcxLinkTest, testing::Values("tcp,self", "shm,self"),
-                         [](const auto& param) { return std::string(param.param).substr(0, 3); });
-
+                         first_transport);
 TEST(UcxContextTest, is_kept_for_later_links_and_not_by_a_child_process) {
   const auto* const kept = Context::get("tcp,self")->get();
   EXPECT_EQ(Context::get("tcp,self")->get(), kept);
@@ -470,7 +474,8 @@ TEST(UcxProviderTest, ends_without_a_transport_in_common_are_told_what_each_lack
   }
 }
 
-// Run by tests/softroce, where there is such a device.
+// The next ones are run by tests/softroce, where there is such a device.
+
 TEST(UcxOverSoftRoce, takes_tcp_by_itself_and_refuses_verbs) {
   Bytes memory(4096);
   const auto link = UcxProvider().open({.local_host = "127.0.0.1",
@@ -485,9 +490,35 @@ TEST(UcxOverSoftRoce, takes_tcp_by_itself_and_refuses_verbs) {
     } catch (const SetupError& error) {
       EXPECT_EQ(error.errc(), Errc::transport_unavailable);
       EXPECT_TRUE(says(error.what(), "a device in software")) << error.what();
+      EXPECT_TRUE(says(error.what(), "UCX_NET_DEVICES")) << error.what();
     }
   }
 }
+
+class UcxLinkOverSoftRoce : public UcxLinkTest {
+ protected:
+  void SetUp() override {
+    ASSERT_NE(std::getenv("PENSTOCK_RDMA_DEVICE"), nullptr);
+    const std::string device = std::getenv("PENSTOCK_RDMA_DEVICE");
+    ASSERT_EQ(::setenv("UCX_NET_DEVICES", (device + ":1").c_str(), 1), 0);
+    UcxLinkTest::SetUp();
+  }
+  void TearDown() override { ::unsetenv("UCX_NET_DEVICES"); }
+};
+
+// UCX by itself drops all that comes from there (docs/adr/017-ucx.md).
+TEST_P(UcxLinkOverSoftRoce, carries_posts_where_the_device_is_named) {
+  join();
+  const std::array<RemoteWrite, 2> writes{write(0, 100'000), write(500'000, 64)};
+  ASSERT_EQ(a_->post(writes, 5, 7), PostStatus::posted);
+  expect(*b_, Kind::immediate, 5);
+  expect(*a_, Kind::completed, 7);
+  for (const auto& one : writes)
+    EXPECT_EQ(std::memcmp(ring_.data() + one.offset, one.source, one.length), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(By, UcxLinkOverSoftRoce, testing::Values("rc,self", "ud,self"),
+                         first_transport);
 
 }  // namespace
 }  // namespace penstock::ucx
