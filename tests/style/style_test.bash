@@ -25,7 +25,7 @@ case_tidy() {
   sed -nE 's/^ *"file": "(.*)",?$/\1/p' "$build/compile_commands.json" | sort -u |
     tree=$tree awk 'index($0, ENVIRON["tree"] "/") == 1 &&
       substr($0, length(ENVIRON["tree"]) + 2) ~ /^(transport|channel|loopback|rdma|cli)\// ' |
-    xargs -d '\n' -n 1 -P "$(nproc)" bash "$tree/tests/style/style_test.bash" "$tree" "$build" tidy_one
+    nice -n 19 xargs -d '\n' -n 1 -P "$(nproc)" bash "$tree/tests/style/style_test.bash" "$tree" "$build" tidy_one
 }
 
 # What the analyzer finds at all, it finds early: without the bound it takes half of all the time.
