@@ -303,6 +303,7 @@ Look Inlet::take(Message& out) noexcept {
     out.view_ = next_view_++;
     ++held_views_;
     out.status_ = RecvStatus::received;
+    if (link_ && next_ >= tail_) ++messages_awaited;  // the last there is
     return Look::message;
   }
 }

@@ -16,8 +16,9 @@
 
 namespace penstock::inline v1 {
 
-/// How often this thread received a message that it had looked for in vain before. What it sends
-/// next may be an answer that its peer waits for in turn: no part of a stream (Publisher::pace()).
+/// How often this thread received a message that it had looked for in vain before, or the last that
+/// had come from a remote sender. What it sends next may be an answer that its peer waits for in
+/// turn: no part of a stream (Publisher::pace()).
 inline thread_local constinit std::uint64_t messages_awaited = 0;
 
 /// Sleeps while `word` has the value `seen`, at most until `deadline`. May return for no reason.

@@ -161,7 +161,8 @@ void Publisher::arm_link() noexcept {
 // other with hardly any time between, records are therefore held back until a publish is worth it,
 // or for a few times what a post takes; the engine posts what a stream leaves at its end. A record
 // that comes alone is posted at once, and so is one that its thread sends after it waited for a
-// message: of two that play ping-pong, each is awake when the other's post returns.
+// message, or took the last there was: of two that play ping-pong, each is awake when the other's
+// post returns, and may have answered by then.
 void Publisher::pace(std::uint64_t started, std::uint64_t records, std::uint64_t bytes) noexcept {
   const auto now = cycles();
   streak_ = started - last_post_end_ < post_cost_ / 4 ? streak_ + 1 : 0;
