@@ -509,6 +509,7 @@ TEST_F(ListenerTest, when_all_have_said_hello_the_next_is_told_to_come_later) {
   for (int i = 1; i <= 200 && !told(); ++i) {
     come();
     sink_->wait_refused(i);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));  // so that it reads what was said
   }
   ASSERT_TRUE(told());
   EXPECT_EQ(peers.back().hear_reject().code, Errc::resource_limit);
