@@ -87,10 +87,16 @@ void check_baseline(const Uri& uri, const PerfClientOptions& client) {
   }
 }
 
+void check_batch(const PerfClientOptions& client) {
+  if (client.batch > 1 && std::ranges::find(client.sizes, 0U) != client.sizes.end())
+    throw UsageError("--batch: empty messages make none: leave 0 out of --sizes");
+}
+
 int run_client(const PerfOptions& options) {
   const auto uri = parse_uri(options.uri);
   auto client = client_options(options);
   if (client.baseline) check_baseline(uri, client);
+  check_batch(client);
   const bool json_to_stdout = options.json == "-";
   std::ofstream file;
   if (!options.json.empty() && !json_to_stdout) {
@@ -98,7 +104,7 @@ int run_client(const PerfOptions& options) {
     file.open(options.json);
     if (!file) throw CommandError(fmt::format("cannot write '{}'", options.json));
   }
-  PerfTable table(json_to_stdout ? stderr : stdout);
+  PerfTable table(json_to_stdout ? stderr : stdout, client.batch);
   if (uri.scheme == "inproc") {
     client.scope = CpuScope::thread;
     run_within_process(client, table);
@@ -110,6 +116,7 @@ int run_client(const PerfOptions& options) {
                 {"uri", options.uri},
                 {"seconds", client.seconds},
                 {"in_place", client.in_place},
+                {"batch", client.batch},
                 {"throughput_spin", to_text(client.throughput_spin)},
                 {"latency_spin", to_text(client.latency_spin)},
                 {"repeats", client.repeats}};
@@ -190,10 +197,18 @@ void add_perf(CLI::App& app, Action& action) {
                  "ratio, and the 95 % interval of its median from 6 repeats on. The listener opens "
                  "another TCP port for it")
       ->excludes(listen);
+  auto* in_place = command
+                       ->add_flag("--in-place", client.in_place,
+                                  "Send without filling the message: what the channel alone costs")
+                       ->excludes(listen);
   command
-      ->add_flag("--in-place", client.in_place,
-                 "Send without filling the message: what the channel alone costs")
-      ->excludes(listen);
+      ->add_option("--batch", client.batch,
+                   "Messages that one call sends, and at most so many taken by one (send_many, "
+                   "recv_many; for throughput)")
+      ->check(CLI::Range(std::size_t{1}, Messages::kMost))
+      ->excludes(listen)
+      ->excludes(in_place)
+      ->capture_default_str();
   command
       ->add_option_function<std::string>(
           "--spin",

@@ -18,6 +18,7 @@ struct PerfClientOptions {
   unsigned repeats = 1;
   bool baseline = false;  ///< a measurement of plain verbs beside each
   bool in_place = false;
+  std::size_t batch = 1;  ///< messages in one call; for throughput only
   Duration throughput_spin = kDefaultSpin;
   Duration latency_spin = kForever;
   Duration timeout = ConnectOptions{}.deadline;

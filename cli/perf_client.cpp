@@ -152,7 +152,7 @@ class Client {
     for (;;) {
       const auto message = receiver_.recv_for(kGlance);
       if (message) {
-        auto answer = decode(message);
+        auto answer = decode(message.data());
         const auto got = answer.is_object() ? answer.value("op", "") : "";
         if (got == op) return answer;
         fail(got == "refused" ? answer.value("why", "refused") : "the listener broke the protocol");
@@ -179,6 +179,7 @@ class Client {
              {"mode", to_string(mode)},
              {"size", size},
              {"senders", senders_.size()},
+             {"batch", options_.batch},
              {"spin_ns", spin.count()}},
             size);
     await("ready");
@@ -220,19 +221,19 @@ class Client {
 
   /// Sends for `seconds`, a thread for each sender, and waits until all is consumed.
   Work send_all(std::size_t size, double seconds, Json& result) {
-    const std::vector<std::byte> payload(size, std::byte{0x5a});
+    const std::vector<std::byte> payload(size * options_.batch, std::byte{0x5a});
     const auto start = steady_clock::now();
     const auto enough = start + std::chrono::duration_cast<Duration>(Seconds(seconds));
     std::vector<std::future<Work>> others;
     others.reserve(senders_.size() - 1);
     for (auto& sender : std::span(senders_).subspan(1)) {
       others.push_back(std::async(std::launch::async, [&] {
-        const auto messages = send_until(enough, sender, payload);
+        const auto messages = send_until(enough, sender, payload, size);
         const bool seen = options_.scope == CpuScope::process;
         return Work{.messages = messages, .cpu_us = seen ? 0 : cpu_us(CpuScope::thread)};
       }));
     }
-    Work all{.messages = send_until(enough, first(), payload)};
+    Work all{.messages = send_until(enough, first(), payload, size)};
     for (auto& other : others) {
       const auto work = other.get();
       all.messages += work.messages;
@@ -246,15 +247,21 @@ class Client {
     return all;
   }
 
-  /// Returns the number of messages.
+  /// Sends messages of `size` bytes, a batch lies in `payload`. Returns their number.
   std::uint64_t send_until(steady_clock::time_point enough, Sender& sender,
-                           std::span<const std::byte> payload) const {
-    const auto burst = std::clamp<std::size_t>(
-        kClockInterval / std::max<std::size_t>(payload.size(), 1), 1, kMostBetweenLooks);
+                           std::span<const std::byte> payload, std::size_t size) const {
+    const auto calls =
+        std::clamp<std::size_t>(kClockInterval / std::max<std::size_t>(payload.size(), 1), 1,
+                                kMostBetweenLooks / options_.batch);
     std::uint64_t messages = 0;
     do {
-      for (std::size_t i = 0; i < burst; ++i) send_one(sender, payload);
-      messages += burst;
+      for (std::size_t i = 0; i < calls; ++i) {
+        if (options_.batch == 1)
+          send_one(sender, payload);
+        else
+          check(sender, sender.send_many(payload, size).status);
+      }
+      messages += calls * options_.batch;
     } while (steady_clock::now() < enough);
     if (const auto status = sender.flush(); status != FlushStatus::consumed) {
       fail(sender, fmt::format("waiting for the listener: {}", to_string(status)));

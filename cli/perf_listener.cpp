@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <deque>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -60,12 +61,12 @@ class Listener {
   /// The next message of the current client. Other clients' greetings wait for their turn.
   Message next(Duration spin) {
     auto message = receiver_.try_recv();
-    if (!message || !is_clients(message)) message = await_next(std::move(message), spin);
+    if (!message || !is_clients(message.source())) message = await_next(std::move(message), spin);
     return message;
   }
 
-  [[nodiscard]] bool is_clients(const Message& message) const {
-    return std::ranges::find(senders_, message.source()) != senders_.end();
+  [[nodiscard]] bool is_clients(SourceId source) const {
+    return std::ranges::find(senders_, source) != senders_.end();
   }
 
   Message await_next(Message message, Duration spin) {
@@ -73,8 +74,8 @@ class Listener {
     for (;; message = recv_spinning(receiver_, spin, kGlance)) {
       switch (message.status()) {
         case RecvStatus::received:
-          if (is_clients(message)) return message;
-          greet(message);
+          if (is_clients(message.source())) return message;
+          greet(message.source(), message.data());
           break;
         case RecvStatus::timed_out:
           // A client that fails closes its reply channel, too.
@@ -82,7 +83,7 @@ class Listener {
             throw RunBroken("the client broke off");
           }
           break;
-        case RecvStatus::peer_lost: lose(message); break;
+        case RecvStatus::peer_lost: lose(message.source(), message.loss()); break;
         case RecvStatus::empty: break;
         default: throw CommandError(to_string(message.status()));
       }
@@ -90,28 +91,27 @@ class Listener {
   }
 
   /// A stranger's first message.
-  void greet(const Message& message) {
+  void greet(SourceId source, std::span<const std::byte> message) {
     auto control = decode(message);
     if (!control.is_object()) return;
     const auto op = control.value("op", "");
     if (op == "hello") {
-      waiting_.push_back({message.source(), std::move(control)});
+      waiting_.push_back({source, std::move(control)});
     } else if (op == "join" && !senders_.empty() && control.value("reply", "") == reply_address_) {
-      senders_.push_back(message.source());
+      senders_.push_back(source);
     }
   }
 
-  void lose(const Message& notice) {
-    const auto source = notice.source();
+  void lose(SourceId source, const Loss* loss) {
     if (std::ranges::find(former_, source) != former_.end()) return;
-    const auto why = notice.loss() == nullptr ? std::string() : notice.loss()->reason;
+    const auto why = loss == nullptr ? std::string() : loss->reason;
     const bool waited = std::erase_if(waiting_, [source](const Hello& hello) {
                           return hello.source == source;
                         }) != 0;
     const auto peer = why.substr(0, why.find(": "));
     // A sender that its client had made, and that had not joined yet, goes with it.
     const bool told = !peer.empty() && peer == lost_peer_ && !waited;
-    if (is_clients(notice) || (senders_.empty() && !told) || waited) {
+    if (is_clients(source) || (senders_.empty() && !told) || waited) {
       lost_peer_ = peer;
       throw RunBroken(fmt::format("a client was lost: {}", why));
     }
@@ -123,8 +123,8 @@ class Listener {
     reply_ = Sender();
     while (waiting_.empty()) {
       auto message = receiver_.recv();
-      if (message) greet(message);
-      if (message.status() == RecvStatus::peer_lost) lose(message);
+      if (message) greet(message.source(), message.data());
+      if (message.status() == RecvStatus::peer_lost) lose(message.source(), message.loss());
     }
     auto hello = std::move(waiting_.front());
     waiting_.pop_front();
@@ -148,7 +148,7 @@ class Listener {
     for (;;) {
       auto message = next(Duration::zero());
       const auto source = message.source();
-      const auto control = decode(message);
+      const auto control = decode(message.data());
       message.release();
       const auto op = control.is_object() ? control.value("op", "") : "";
       if (op == "bye") return;
@@ -177,11 +177,42 @@ class Listener {
   void gather(std::size_t senders) {
     while (senders_.size() != senders) {
       const auto message = next(Duration::zero());
-      const auto control = decode(message);
+      const auto control = decode(message.data());
       if (!control.is_object() || control.value("op", "") != "leave") {
         throw RunBroken("a client broke the protocol");
       }
       std::erase(senders_, message.source());
+    }
+  }
+
+  /// Takes messages of `size` bytes, and says what the first of another size says.
+  Json take(std::size_t size, Duration spin, bool echo, std::uint64_t& messages) {
+    auto message = next(spin);
+    for (; message.data().size() == size; message = next(spin), ++messages) {
+      if (echo) check(reply_.send(message.data()));
+      // Before the next is awaited: a client that waits for room waits for this.
+      message.release();
+    }
+    return decode(message.data());
+  }
+
+  /// Likewise, up to `batch` in one call.
+  Json take_batches(std::size_t size, Duration spin, std::size_t batch, std::uint64_t& messages) {
+    for (Messages run;;) {
+      const auto status = receiver_.recv_many(run, batch, Duration::zero());
+      if (status == RecvStatus::peer_lost) lose(run.source(), run.loss());
+      if (status == RecvStatus::received && !is_clients(run.source())) {
+        for (const auto& message : run) greet(run.source(), message);
+      } else if (status == RecvStatus::received) {
+        for (const auto& message : run) {
+          if (message.size() != size) return decode(message);
+          ++messages;
+        }
+      } else {
+        const auto message = next(spin);  // sleeps, or says what is wrong
+        if (message.data().size() != size) return decode(message.data());
+        ++messages;
+      }
     }
   }
 
@@ -193,13 +224,10 @@ class Listener {
     const auto before = side_stats(receiver_.stats(), senders_, options_.scope);
     answer({{"op", "ready"}}, size);
     std::uint64_t messages = 0;
-    auto message = next(spin);
-    for (; message.data().size() == size; message = next(spin), ++messages) {
-      if (echo) check(reply_.send(message.data()));
-      // Before the next is awaited: a client that waits for room waits for this.
-      message.release();
-    }
-    const auto end = decode(message);
+    const auto batch =
+        std::clamp<std::size_t>(begin.value("batch", std::size_t{1}), 1, Messages::kMost);
+    const auto end = echo || batch == 1 ? take(size, spin, echo, messages)
+                                        : take_batches(size, spin, batch, messages);
     if (!end.is_object() || end.value("op", "") != "end") {
       throw RunBroken("a client broke the protocol");
     }

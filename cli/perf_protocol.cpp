@@ -142,10 +142,10 @@ std::string encode(const Json& control, std::size_t data_size) {
   return text;
 }
 
-Json decode(const Message& message) {
-  if (message.data().size() > kMaxControl) return nullptr;
-  const std::string text(message.text());
-  auto control = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+Json decode(std::span<const std::byte> message) {
+  if (message.size() > kMaxControl) return nullptr;
+  const auto* text = reinterpret_cast<const char*>(message.data());
+  auto control = Json::parse(text, text + message.size(), nullptr, /*allow_exceptions=*/false);
   return control.is_object() ? control : Json(nullptr);
 }
 

@@ -57,8 +57,8 @@ struct SideStats {
 
 /// The text of a control message that may be sent among data messages of `data_size` bytes.
 [[nodiscard]] std::string encode(const Json& control, std::size_t data_size);
-/// The object in `message`, or null where it is none.
-[[nodiscard]] Json decode(const Message& message);
+/// The object that the message is, or null where it is none.
+[[nodiscard]] Json decode(std::span<const std::byte> message);
 
 /// As Receiver::recv_for, but looks for `spin` before it sleeps, whatever the receiver's own
 /// setting is.

@@ -68,9 +68,10 @@ std::vector<Column> columns(PerfMode mode, bool compares) {
 /// The figure by which the two are compared.
 const char* compared(PerfMode mode) { return mode == PerfMode::throughput ? "mb_per_s" : "p50_us"; }
 
-std::string_view title(PerfMode mode) {
+std::string title(PerfMode mode, std::size_t batch) {
   switch (mode) {
-    case PerfMode::throughput: return "throughput";
+    case PerfMode::throughput:
+      return batch == 1 ? "throughput" : fmt::format("throughput, {} messages a call", batch);
     case PerfMode::latency: return "latency (round trip, us)";
     case PerfMode::sleep: return "latency through a sleep on both sides (round trip, us)";
   }
@@ -152,7 +153,7 @@ void PerfTable::start(const std::string& path, const std::string& baseline) {
 
 void PerfTable::start_mode(PerfMode mode) {
   mode_ = mode;
-  fmt::print(out_, "\n{}{}\n", title(mode), compares_ ? title_of_ratio(mode) : "");
+  fmt::print(out_, "\n{}{}\n", title(mode, batch_), compares_ ? title_of_ratio(mode) : "");
   for (const auto& column : columns(mode, compares_)) {
     fmt::print(out_, "{:>{}}", column.head, column.width);
   }

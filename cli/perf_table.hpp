@@ -1,6 +1,7 @@
 // The table that `penstock perf` prints, and the same as JSON.
 #pragma once
 
+#include <cstddef>
 #include <cstdio>
 #include <string>
 
@@ -11,7 +12,8 @@ namespace penstock::cli {
 /// Prints a row as soon as its measurements are made, and keeps it and all of them.
 class PerfTable : public PerfReport {
  public:
-  explicit PerfTable(std::FILE* out) : out_(out) {}
+  /// `batch`: the messages of one call.
+  PerfTable(std::FILE* out, std::size_t batch) : out_(out), batch_(batch) {}
 
   void start(const std::string& path, const std::string& baseline) override;
   void start_mode(PerfMode mode) override;
@@ -23,6 +25,7 @@ class PerfTable : public PerfReport {
 
  private:
   std::FILE* out_;
+  std::size_t batch_;
   PerfMode mode_{};
   bool compares_ = false;
   Json document_;

@@ -43,6 +43,21 @@ answers_several_runs() {
   expect_status "$listener" 0 "the listener"
 }
 
+sends_in_batches() {
+  start_perf_listener
+  "$penstock" perf "$channel" --sizes 64,64KiB --mode throughput --senders 1,2 --batch 32 \
+    --seconds 0.05 --json results.json >table 2>client.err || fail "the client ended with status $?"
+  expect_status "$listener" 0 "the listener"
+  expect_text table "32 messages a call"
+  expect_text results.json '"batch": 32'
+  "$penstock" perf "inproc:$case" --sizes 100 --batch 7 --seconds 0.02 >table 2>client.err ||
+    fail "between threads perf ended with status $?"
+  expect_text table "7 messages a call"
+  # What has no batches is refused before anything is measured.
+  "$penstock" perf "inproc:$case" --sizes 0 --batch 7 2>client.err && fail "empty messages in batches"
+  expect_text client.err "leave 0 out"
+}
+
 # count_lines TEXT FILE
 count_lines() { grep -c -- "$1" "$2" || true; }
 
