@@ -114,14 +114,20 @@ class RingView {
 #endif
   }
 
-  /// The committed record at `cursor`, whose end must not lie beyond `bound`.
+  /// A record was committed at `cursor`: its header word, copied once, so that all checks are on
+  /// that.
   /// SYNC record-commit (consumer)
-  [[nodiscard]] Inspection inspect(Cursor cursor, Cursor bound, Record& out) const noexcept {
+  [[nodiscard]] bool committed(Cursor cursor, std::uint64_t& word) const noexcept {
     auto& h = header(cursor);
     const auto mark = std::atomic_ref(h.mark).load(std::memory_order_seq_cst);
-    // relaxed: ordered by the mark. One load: all checks are on this copy.
-    const auto word = std::atomic_ref(h.word).load(std::memory_order_relaxed);
-    if (mark != key_.mark(cursor, word)) return Inspection::absent;
+    word = std::atomic_ref(h.word).load(std::memory_order_relaxed);  // relaxed: ordered by the mark
+    return mark == key_.mark(cursor, word);
+  }
+
+  /// The committed record at `cursor`, whose end must not lie beyond `bound`.
+  [[nodiscard]] Inspection inspect(Cursor cursor, Cursor bound, Record& out) const noexcept {
+    std::uint64_t word = 0;
+    if (!committed(cursor, word)) return Inspection::absent;
     return decode(cursor, word, bound, out) ? Inspection::record : Inspection::malformed;
   }
 
@@ -247,12 +253,13 @@ class RingProducer {
   template <class LengthOf>
   void commit_run(std::size_t count, LengthOf&& length_of, Cursor begin) noexcept {
     before_consumer();
+    const auto ring = ring_;  // a copy, which a store to the ring does not touch
     auto at = begin + record_size(length_of(0));
     for (std::size_t i = 1; i != count; ++i) {
-      ring_.prepare(at, length_of(i));
+      ring.prepare(at, length_of(i));
       at += record_size(length_of(i));
     }
-    ring_.commit(begin, length_of(0), 0, consumer_makes_barriers());
+    ring.commit(begin, length_of(0), 0, consumer_makes_barriers());
   }
 
   /// Would claim() with any credit do something else than say `full`? Of a moment, where others

@@ -20,8 +20,6 @@ constexpr std::uint64_t kMaxHot = 2048;
 /// Publishing::turns.
 constexpr std::uint64_t kMessagesPerTurn = 16;
 constexpr std::uint8_t kTicksToAnswer = 2;
-/// So many ticks without a look at the link, and the engine looks.
-constexpr std::uint8_t kTicksUnlooked = 2;
 /// The engine looks whether somebody still listens, the less often the longer somebody does.
 constexpr auto kLongReturn = std::chrono::milliseconds(40);
 /// Messages between two sleeps (note_nap()): as good as none, and sleeps of that kind in a row; as
@@ -105,9 +103,13 @@ void Inlet::start(PublishMode mode, Publishing asked) {
   Engine::get().watch(link_->event_fd(), EPOLLIN, shared_from_this());
 }
 
+void Inlet::await_token() noexcept {
+  for (Backoff backoff; !token_.try_lock();) backoff.wait();
+}
+
 template <class Work>
 void Inlet::with_token(Work&& work) noexcept {
-  for (Backoff backoff; !token_.try_lock();) backoff.wait();
+  if (!token_.try_lock()) await_token();
   work();
   token_.unlock();
 }
@@ -127,6 +129,7 @@ void Inlet::ask(PublishMode mode) noexcept {
 void Inlet::change_mode(PublishMode mode) noexcept {
   if (mode == mode_ || !heeded() || !ordered_) return;
   mode_ = mode;
+  quiet_until_ = 0;
   ++mode_changes_;
   note_mode();
   // An idle sender looks when it is told to.
@@ -222,7 +225,7 @@ Inspection Inlet::inspect_hot(Record& out) noexcept {
 Inspection Inlet::next_record(Record& out) noexcept {
   if (!link_) return ring_.inspect(next_, head_ + window_, out);
   if (next_ >= tail_ && listens()) {
-    ++looks_;
+    polls_.polled();
     tend();  // a question may have come, too
   }
   return next_landed(out);
@@ -245,7 +248,38 @@ void Inlet::skip_to(Cursor end) noexcept {
   }
 }
 
-Look Inlet::take(Message& out) noexcept {
+/// A message of a stream: without flags, and known to have landed.
+inline bool Inlet::take_plain(Message& out) noexcept {
+  const Cursor bound = link_ ? tail_ : head_ + window_;
+  std::uint64_t word = 0;
+  if (next_ >= bound || shut_ || finished_ || next_view_ - first_view_ == kMaxViews ||
+      !ring_.committed(next_, word) || word != header_length(word))
+    return false;
+  const auto size = record_size(word);
+  if (size > std::min(ring_.room(next_), bound - next_)) return false;
+  hand_out({next_, next_ + size, ring_.at(next_) + sizeof(RecordHeader),
+            static_cast<std::uint32_t>(word), 0},
+           out);
+  return true;
+}
+
+void Inlet::hand_out(const Record& record, Message& out) noexcept {
+  next_ = record.end;
+  stir();
+  views_[next_view_ % kMaxViews] = {record.end, record.length, 1, false};
+  out.inlet_ = this;
+  out.data_ = record.payload;
+  out.size_ = record.length;
+  out.source_ = id_;
+  out.view_ = next_view_++;
+  ++held_views_;
+  out.status_ = RecvStatus::received;
+  if (link_ && next_ >= tail_) ++messages_awaited;  // the last there is
+}
+
+Look Inlet::take(Message& out) noexcept { return take_plain(out) ? Look::message : take_any(out); }
+
+Look Inlet::take_any(Message& out) noexcept {
   if (finished_) return Look::closed;
   if (shut_) return Look::nothing;
   // SYNC gone: read before the ring, so that a record committed before the end is not missed.
@@ -293,17 +327,7 @@ Look Inlet::take(Message& out) noexcept {
       if (link_) tails_->mark(place_.index);  // there may be more
       return Look::unsettled;
     }
-    next_ = record.end;
-    stir();
-    views_[next_view_ % kMaxViews] = {record.end, record.length, 1, false};
-    out.inlet_ = this;
-    out.data_ = record.payload;
-    out.size_ = record.length;
-    out.source_ = id_;
-    out.view_ = next_view_++;
-    ++held_views_;
-    out.status_ = RecvStatus::received;
-    if (link_ && next_ >= tail_) ++messages_awaited;  // the last there is
+    hand_out(record, out);
     return Look::message;
   }
 }
@@ -389,12 +413,34 @@ void Inlet::post_offer() noexcept {
   work_stale_ = true;
 }
 
+/// As take_plain(), those that follow. On copies, which the writing of a run does not touch.
+void Inlet::take_plain_run(Messages& run, std::size_t most, View& view) noexcept {
+  const auto ring = ring_;
+  const Cursor bound = link_ ? tail_ : head_ + window_;
+  auto at = next_;
+  auto count = run.count_;
+  std::uint64_t bytes = 0;
+  std::uint64_t word = 0;
+  while (count != most && at < bound && ring.committed(at, word) && word == header_length(word)) {
+    const auto size = record_size(word);
+    if (size > std::min(ring.room(at), bound - at)) break;
+    run.data_[count++] = {ring.at(at) + sizeof(RecordHeader), word};
+    bytes += word;
+    at += size;
+  }
+  view.messages += static_cast<std::uint32_t>(count - run.count_);
+  view.bytes += bytes;
+  view.end = next_ = at;
+  run.count_ = count;
+}
+
 // What is no message ends the run; whatever is wrong is found by the next look.
 void Inlet::take_more(const Message& first, Messages& run, std::size_t most) noexcept {
   run.data_[0] = first.data();
   run.count_ = 1;
   if (first.inlet_ == nullptr) return;  // nothing holds the room of others
   auto& view = views_[first.view_ % kMaxViews];
+  take_plain_run(run, most, view);
   Record record;
   while (run.count_ != most && next_record(record) == Inspection::record &&
          (record.flags & (kFin | kPadding | kTombstone | kInPieces)) == 0) {
@@ -413,16 +459,21 @@ void Inlet::release(std::uint64_t view) noexcept {
     views_[view % kMaxViews].released = true;
     --held_views_;
     advance_head();
-    if (view_awaited_ && next_view_ - first_view_ != kMaxViews) {
-      view_awaited_ = false;
-      notify();
-    }
-    if (!retired_ && !shut_) return;
-    if (first_view_ != next_view_) return;
-    last = std::move(self_);
-    end = retired_ && !shut_;
+    if (!view_awaited_ && !retired_ && !shut_) return;
+    last = heed_release();
+    end = last && !shut_;
   });
   if (end) shut();
+}
+
+/// What waits for a release. Itself, where nothing else keeps it and no message is held any more.
+std::shared_ptr<Inlet> Inlet::heed_release() noexcept {
+  if (view_awaited_ && next_view_ - first_view_ != kMaxViews) {
+    view_awaited_ = false;
+    notify();
+  }
+  if ((!retired_ && !shut_) || first_view_ != next_view_) return nullptr;
+  return std::move(self_);
 }
 
 void Inlet::advance_head() noexcept {
@@ -431,7 +482,8 @@ void Inlet::advance_head() noexcept {
     head_ = view.end;
     count(view.messages, view.bytes);
   }
-  report(false);
+  if (head_ >= quiet_until_) return report(false);
+  if (reported_ != head_) stir();
 }
 
 // relaxed: the token's holder is the only writer
@@ -520,6 +572,8 @@ void Inlet::report_linked(bool always) noexcept {
     report_remote(std::nullopt);
   }
   if (reported_ != head_) stir();
+  const bool unasked = !blocked_ && !turns_ && !flow_ && mode_ != PublishMode::immediate;
+  quiet_until_ = unasked ? reported_ + granted_window_ / kLazyPart : 0;
 }
 
 /// A question is kept until there is something new to answer; where the window shrinks, that is
@@ -644,6 +698,7 @@ void Inlet::poll_link() noexcept {
           if (kind == Immediate::blocked) {
             // The sender knows of less than what was consumed, or of the same.
             blocked_ = true;
+            quiet_until_ = 0;
             known_ =
                 head_ - ((kImmediateRange - distance_ahead(value, head_)) & (kImmediateRange - 1));
             if (flow_) note_held_back();
@@ -986,13 +1041,10 @@ void Inlet::arm_link() noexcept {
   link_->arm(!ordered_ || report_due_ || landing_due_, true);
 }
 
-/// Where each message is an event of the link, a receiver that looks by itself leaves the engine
-/// nothing but to be woken for each: it is armed when the receiver has not looked for a tick, or
-/// goes to sleep.
+/// Where each message is an event of the link, it is left to a receiver that polls by itself, until
+/// that goes to sleep.
 void Inlet::arm_engine() noexcept {
-  if (!immediates_only() || std::exchange(seen_looks_, looks_) == looks_ || !may_ask_engine())
-    return arm_link();
-  ticks_unlooked_ = 0;
+  if (!polls_.begin() || !immediates_only() || !may_ask_engine()) return arm_link();
   unarmed_.store(true, std::memory_order_seq_cst);  // SYNC attention
   Engine::get().attention(Attention::later);
 }
@@ -1003,10 +1055,7 @@ Attention Inlet::arm_in_time() noexcept {
   bool news = false;
   if (shut_ || listener_ != Listener::engine) {
     unarmed_.store(false, std::memory_order_relaxed);  // relaxed: with the token
-  } else if (std::exchange(seen_looks_, looks_) != looks_) {
-    ticks_unlooked_ = 0;
-  } else if (++ticks_unlooked_ == kTicksUnlooked) {
-    // Not at the first tick: it may come at once, and the receiver want this CPU to look.
+  } else if (polls_.tick()) {
     arm_link();
     tend();  // something may have come just before
     heed_landing();
@@ -1089,6 +1138,7 @@ void Inlet::shut() noexcept {
   Cursor consumed = 0;
   with_token([&] {
     shut_ = true;
+    quiet_until_ = 0;
     if (link_) tails_->watch(place_.index, false);
     consumed = head_;
     if (first_view_ != next_view_) self_ = shared_from_this();

@@ -24,6 +24,7 @@
 #include "penstock/channel/byte_ring.hpp"
 #include "penstock/channel/flow_window.hpp"
 #include "penstock/channel/landings.hpp"
+#include "penstock/channel/poll_watch.hpp"
 #include "penstock/channel/proof.hpp"
 #include "penstock/channel/receiver.hpp"
 #include "penstock/channel/stats.hpp"
@@ -182,6 +183,10 @@ class Inlet final : public ConnectionObserver,
   [[nodiscard]] Inspection inspect_hot(Record& out) noexcept;
   [[nodiscard]] Look take(Message& out) noexcept;
   void take_more(const Message& first, Messages& run, std::size_t most) noexcept;
+  void take_plain_run(Messages& run, std::size_t most, View& view) noexcept;
+  [[nodiscard]] bool take_plain(Message& out) noexcept;
+  [[nodiscard, gnu::noinline]] Look take_any(Message& out) noexcept;
+  void hand_out(const Record& record, Message& out) noexcept;
   /// A record of a message in pieces. nothing: it is not whole yet.
   [[nodiscard, gnu::noinline]] Look assemble(const Record& record, Message& out) noexcept;
   [[nodiscard]] Look take_landing(const Record& record, Message& out) noexcept;
@@ -189,6 +194,7 @@ class Inlet final : public ConnectionObserver,
   void post_offer() noexcept;
   void skip_to(Cursor end) noexcept;
   void advance_head() noexcept;
+  [[nodiscard, gnu::cold]] std::shared_ptr<Inlet> heed_release() noexcept;
   void count(std::uint64_t messages, std::uint64_t bytes) noexcept;
   void tend() noexcept;
   void note_mode() noexcept;
@@ -232,6 +238,7 @@ class Inlet final : public ConnectionObserver,
   void note_work() noexcept;
   void poll_link() noexcept;
   void lose(const std::string& why) noexcept;
+  [[gnu::cold]] void await_token() noexcept;
   template <class Work>
   void with_token(Work&& work) noexcept;
 
@@ -273,6 +280,9 @@ class Inlet final : public ConnectionObserver,
   std::uint64_t granted_window_;  // the window now
   Cursor limit_;                  // granted up to here
   Cursor reported_limit_;         // ... and the sender was told (remote)
+  // Remote: unless the sender asks, or is asked to publish otherwise, nothing is reported before
+  // head_ is there.
+  Cursor quiet_until_ = 0;
   Cursor tail_ = 0;               // remote: everything before it has landed
   std::uint64_t first_view_ = 0;  // oldest held
   std::uint64_t next_view_ = 0;
@@ -315,9 +325,7 @@ class Inlet final : public ConnectionObserver,
   bool notified_ = false;                       // ... was readable, and is still
   std::chrono::milliseconds return_ = kReturn;  // between two looks of on_time()
   bool work_stale_ = false;                     // work_, under the mutex, is older than the link's
-  std::uint64_t looks_ = 0;                     // of a receiver, at the link
-  std::uint64_t seen_looks_ = 0;                // ... when the link was to be armed last
-  std::uint8_t ticks_unlooked_ = 0;             // since then, one after another
+  PollWatch polls_;                             // of a receiver, at the link
   std::uint64_t listens_ = 0;                   // so often a receiver listened
   std::uint64_t seen_listens_ = 0;              // ... when on_time() looked last
   bool timer_set_ = false;                      // on_time() is to come

@@ -196,6 +196,31 @@ Mailbox::Turn Mailbox::report_loss(const std::shared_ptr<Inlet>& lost, Message& 
   return Turn::taken;
 }
 
+inline Mailbox::Turn Mailbox::look_at(Drain& drain, const std::shared_ptr<Inlet>& inlet,
+                                      Message& out, Met& met) noexcept {
+  switch (inlet->look(out, met.held, drain.run, drain.most)) {
+    case Look::message:
+      drain.burst += drain.run == nullptr ? 1 : static_cast<std::uint32_t>(drain.run->size());
+      return Turn::taken;
+    case Look::closed: (void)drop(std::shared_ptr(inlet)); return Turn::again;
+    case Look::lost: return report_loss(std::shared_ptr(inlet), out);
+    case Look::view_limit: met.full = met.limit = true; break;
+    case Look::view_gap:
+      met.full = true;
+      // Another clone is slow with an old message: wait for it. Alone, this thread would wait for
+      // itself. relaxed: whoever leaves wakes the others
+      if (receivers_.load(std::memory_order_relaxed) == 1) met.limit = true;
+      break;
+    case Look::asked:
+      inlet->offer_memory();
+      drain.unsettled = true;
+      return Turn::again;
+    case Look::unsettled: drain.unsettled = true; break;
+    case Look::nothing: break;
+  }
+  return Turn::nothing;
+}
+
 Mailbox::Turn Mailbox::look_around(Drain& drain, Message& out) noexcept {
   if (drain.version != version_.load(std::memory_order_acquire)) refresh(drain);  // SYNC inlets
   Met met;
@@ -217,31 +242,6 @@ Mailbox::Turn Mailbox::look_around(Drain& drain, Message& out) noexcept {
   if (met.limit) {
     out.status_ = RecvStatus::view_limit;
     return Turn::taken;
-  }
-  return Turn::nothing;
-}
-
-Mailbox::Turn Mailbox::look_at(Drain& drain, const std::shared_ptr<Inlet>& inlet, Message& out,
-                               Met& met) noexcept {
-  switch (inlet->look(out, met.held, drain.run, drain.most)) {
-    case Look::message:
-      drain.burst += drain.run == nullptr ? 1 : static_cast<std::uint32_t>(drain.run->size());
-      return Turn::taken;
-    case Look::closed: (void)drop(std::shared_ptr(inlet)); return Turn::again;
-    case Look::lost: return report_loss(std::shared_ptr(inlet), out);
-    case Look::view_limit: met.full = met.limit = true; break;
-    case Look::view_gap:
-      met.full = true;
-      // Another clone is slow with an old message: wait for it. Alone, this thread would wait for
-      // itself. relaxed: whoever leaves wakes the others
-      if (receivers_.load(std::memory_order_relaxed) == 1) met.limit = true;
-      break;
-    case Look::asked:
-      inlet->offer_memory();
-      drain.unsettled = true;
-      return Turn::again;
-    case Look::unsettled: drain.unsettled = true; break;
-    case Look::nothing: break;
   }
   return Turn::nothing;
 }

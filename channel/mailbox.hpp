@@ -119,11 +119,12 @@ class Mailbox final : public InletSink,
 
   void refresh(Senders& senders) noexcept;
   void await(Drain& drain, Duration timeout, Turn turn, Message& out) noexcept;
-  [[nodiscard]] Turn report_loss(const std::shared_ptr<Inlet>& lost, Message& out) noexcept;
+  [[nodiscard, gnu::cold]] Turn report_loss(const std::shared_ptr<Inlet>& lost,
+                                            Message& out) noexcept;
   [[nodiscard]] Turn look_around(Drain& drain, Message& out) noexcept;
-  [[nodiscard]] Turn look_at(Drain& drain, const std::shared_ptr<Inlet>& inlet, Message& out,
-                             Met& met) noexcept;
-  [[nodiscard]] Turn look_at_scanned(Drain& drain, Message& out, Met& met) noexcept;
+  [[nodiscard, gnu::always_inline]] Turn look_at(Drain& drain, const std::shared_ptr<Inlet>& inlet,
+                                                 Message& out, Met& met) noexcept;
+  [[nodiscard, gnu::noinline]] Turn look_at_scanned(Drain& drain, Message& out, Met& met) noexcept;
   void promote(Inlet& busy) noexcept;
   template <class Visit>
   void for_each_awake(const Senders& senders, Visit&& visit) const noexcept;

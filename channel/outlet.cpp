@@ -33,6 +33,22 @@ constexpr std::uint64_t kLargestPiece = std::uint64_t{256} * 1024;
 /// receiver when no such message comes, and asking takes less of the time of larger ones.
 constexpr std::uint64_t kMostAhead = std::uint64_t{16} << 20U;
 
+/// So many, from `first` on, are published at once; 0 where that one is longer than `longest`.
+std::size_t run_length(const Records& records, std::size_t first, std::size_t longest) noexcept {
+  const auto left = std::min(records.count - first, kMostInRun);
+  if (records.scattered == nullptr)
+    return records.each > longest
+               ? 0
+               : std::min(left, std::max<std::size_t>(kMostBytesInRun / records.each, 1));
+  std::size_t length = 0;
+  for (std::size_t bytes = 0; length != left; ++length) {
+    const auto size = records.size(first + length);
+    bytes += size;
+    if (size > longest || (length != 0 && bytes > kMostBytesInRun)) break;
+  }
+  return length;
+}
+
 }  // namespace
 
 Outlet::Outlet(OutletParts parts, const ConnectOptions& options)
@@ -423,14 +439,7 @@ Batch<SendStatus> Outlet::send_many(const Records& records, Duration timeout,
   while (batch.status == SendStatus::sent && batch.count != records.count) {
     const auto first = batch.count;
     const bool waits = timeout > timeout.zero();
-    const auto longest = waits ? longest_record_ : max_in_place_;
-    std::size_t wanted = 0;
-    std::size_t bytes = 0;
-    for (; wanted != kMostInRun && first + wanted != records.count; ++wanted) {
-      const auto size = records.size(first + wanted);
-      if (size > longest || (wanted != 0 && bytes + size > kMostBytesInRun)) break;
-      bytes += size;
-    }
+    const auto wanted = run_length(records, first, waits ? longest_record_ : max_in_place_);
     if (wanted == 0) {
       if (!waits || records.size(first) > max_message_) {
         batch.status = too_large();
@@ -440,7 +449,7 @@ Batch<SendStatus> Outlet::send_many(const Records& records, Duration timeout,
       if (batch.status == SendStatus::sent) ++batch.count;
       continue;
     }
-    const auto length_of = [&](std::size_t i) {
+    const auto length_of = [records, first](std::size_t i) {  // copies: read for each record
       return static_cast<std::uint32_t>(records.size(first + i));
     };
     Cursor begin = 0;
@@ -452,12 +461,12 @@ Batch<SendStatus> Outlet::send_many(const Records& records, Duration timeout,
     });
     if (batch.status != SendStatus::sent) break;
     auto* to = ring_.view().at(begin) + sizeof(RecordHeader);
+    std::size_t bytes = 0;
     if (records.scattered == nullptr) {
       spread(to, record_size(records.each), records.packed + first * records.each, records.each,
              run);
       bytes = run * records.each;
     } else {
-      bytes = 0;
       for (const auto& message : std::span(records.scattered + first, run)) {
         if (!message.empty()) std::memcpy(to, message.data(), message.size());
         to += record_size(message.size());

@@ -32,8 +32,6 @@ constexpr std::uint64_t kLongAfter = 2;
 constexpr std::uint64_t kBytesPerLook = 1024;
 /// Writes handed over in one post.
 constexpr std::size_t kMaxWrites = 16;
-/// So many ticks without a look of the sender's threads, and the engine is armed.
-constexpr std::uint8_t kTicksUnlooked = 2;
 /// For the engine to take the token, a few milliseconds, before it looks after others.
 constexpr int kMostTries = 125;
 /// A hot record, header included, is at most this long: the receiver hashes it on every look.
@@ -101,7 +99,7 @@ void Publisher::ask_credit(bool room) noexcept {
 }
 
 void Publisher::look() noexcept {
-  ++rounds_;
+  polls_.polled();
   advance();
 }
 
@@ -126,28 +124,19 @@ Attention Publisher::on_attention() noexcept {
       cycles() < due_at_.load(std::memory_order_relaxed))
     return Attention::soon;
   token_.try_run([this] {
-    if (unarmed_) arm_in_time();
+    if (unarmed_ && polls_.tick()) arm_link();
     advance();
   });
   return left_over_.load(std::memory_order_relaxed) ? Attention::soon : Attention::later;
 }
 
-/// Where each credit line is an event of the link, senders that look by themselves leave the engine
-/// nothing but to be woken for each: it is armed when none has looked for a tick, or one waits.
+/// Where each credit line is an event of the link, it is left to senders that poll by themselves,
+/// while none waits.
 void Publisher::arm_engine() noexcept {
-  ticks_unlooked_ = 0;
   // relaxed: who begins to wait asks for credit, which arms it
-  unarmed_ = !limits_.ordered_writes && std::exchange(seen_rounds_, rounds_) != rounds_ &&
+  unarmed_ = polls_.begin() && !limits_.ordered_writes &&
              control_.senders_waiting.load(std::memory_order_relaxed) == 0;
   if (!unarmed_) arm_link();
-}
-
-void Publisher::arm_in_time() noexcept {
-  if (std::exchange(seen_rounds_, rounds_) != rounds_) {
-    ticks_unlooked_ = 0;
-  } else if (++ticks_unlooked_ == kTicksUnlooked) {
-    arm_link();
-  }
 }
 
 void Publisher::arm_link() noexcept {
@@ -369,10 +358,21 @@ void Publisher::write_more(Flight& flight) noexcept {
 }
 
 void Publisher::take_credit() noexcept {
+  torn_ = false;
+  if (!is_credit(credit_line_, credit_)) take_credit_line();
+  if (failed_once_) return;
+  const auto limit = std::min(credit_.limit, completed() + ring_.capacity());
+  // relaxed: written with the token held only
+  if (limit != control_.limit.load(std::memory_order_relaxed) ||
+      credit_.consumed != control_.consumed.load(std::memory_order_relaxed)) {
+    if (grant(control_, credit_.consumed, limit)) bell_->ring();
+  }
+}
+
+void Publisher::take_credit_line() noexcept {
   const auto line = read_credit(credit_line_, ring_.key());
   torn_ = !line && load_shared(credit_line_.mode) != 0;  // all zero until the first one lands
-  const bool fresh = line && line->mode >> 8U > credit_.mode >> 8U;
-  if (fresh) {
+  if (line && line->mode >> 8U > credit_.mode >> 8U) {
     // A checked line comes from the receiver itself: what does not fit together is its fault.
     if (line->consumed < credit_.consumed || line->consumed > posted_ ||
         line->consumed % kRecordAlign != 0 || line->limit < credit_.limit ||
@@ -382,12 +382,6 @@ void Publisher::take_credit() noexcept {
                   " sent): it breaks the protocol");
     if (line->limit > credit_.limit) wants_room_.store(false, std::memory_order_relaxed);
     credit_ = *line;
-  }
-  const auto limit = std::min(credit_.limit, completed() + ring_.capacity());
-  // relaxed: written with the token held only
-  if (limit != control_.limit.load(std::memory_order_relaxed) ||
-      credit_.consumed != control_.consumed.load(std::memory_order_relaxed)) {
-    if (grant(control_, credit_.consumed, limit)) bell_->ring();
   }
 }
 
@@ -417,16 +411,23 @@ std::uint64_t Publisher::max_publish() const noexcept {
   return std::min(kMaxPublish, ring_.capacity() / kPublishPart);
 }
 
+/// For each record of a stream: short, on copies that a store to a ring does not touch.
 void Publisher::walk() noexcept {
-  Record record;
-  const auto most = max_publish();
-  while (frontier_ - posted_ < most &&
-         ring_.inspect(frontier_, posted_ + ring_.capacity(), record) == Inspection::record) {
-    frontier_ = record.end;
-    last_record_ = record;
+  const auto ring = ring_;
+  const auto most = posted_ + max_publish();
+  const auto bound = posted_ + ring.capacity();
+  auto at = frontier_;
+  std::uint64_t word = 0;
+  while (at < most && ring.committed(at, word)) {
+    const auto size = record_size(header_length(word));
+    if (size > std::min(ring.room(at), bound - at)) break;  // our own producers make none such
+    if ((header_flags(word) & kPadding) != 0) padding_ = at;
+    last_record_ = at;
+    last_word_ = word;
     ++waiting_records_;
-    if ((record.flags & kPadding) != 0) padding_ = record.begin;
+    at += size;
   }
+  frontier_ = at;
 }
 
 bool Publisher::worth_posting(std::uint64_t waiting) const noexcept {
@@ -469,24 +470,26 @@ bool Publisher::sleeper_waits(Cursor end) const noexcept {
 
 bool Publisher::hot_possible() const noexcept {
   return mode_ == PublishMode::hot && waiting_records_ == 1 && in_flight_head_ == in_flight_tail_ &&
-         (last_record_.flags & kPadding) == 0 &&
-         last_record_.end - last_record_.begin <= std::min<std::uint64_t>(limits_.packet, kMaxHot);
+         (header_flags(last_word_) & kPadding) == 0 &&
+         record_size(header_length(last_word_)) <= std::min<std::uint64_t>(limits_.packet, kMaxHot);
 }
 
-void Publisher::prove(const Record& record) const noexcept {
-  auto& h = ring_.header(record.begin);
+void Publisher::prove_last() const noexcept {
+  auto& h = ring_.header(last_record_);
+  const auto length = header_length(last_word_);
   const auto word =
-      header_word(record.length, static_cast<std::uint8_t>(record.flags | kSelfProved));
+      header_word(length, static_cast<std::uint8_t>(header_flags(last_word_) | kSelfProved));
+  const auto* payload = ring_.at(last_record_) + sizeof(RecordHeader);
   // relaxed: committed records are this thread's alone until they are posted
   std::atomic_ref(h.word).store(word, std::memory_order_relaxed);
-  std::atomic_ref(h.mark).store(prover_.prove(record.begin, word, record.payload, record.length),
+  std::atomic_ref(h.mark).store(prover_.prove(last_record_, word, payload, length),
                                 std::memory_order_relaxed);
 }
 
 bool Publisher::post_next() noexcept {
   const Cursor end = frontier_;
   const bool hot = written_ == posted_ && hot_possible();
-  if (hot) prove(last_record_);
+  if (hot) prove_last();
   Few<RemoteWrite, kMaxWrites> writes;
   const auto most = std::min<std::size_t>(limits_.max_writes, kMaxWrites) - 1;  // one for the tail
   Cursor to = written_;

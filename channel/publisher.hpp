@@ -21,6 +21,7 @@
 #include <string>
 
 #include "penstock/channel/byte_ring.hpp"
+#include "penstock/channel/poll_watch.hpp"
 #include "penstock/channel/proof.hpp"
 #include "penstock/channel/stats.hpp"
 #include "penstock/channel/token.hpp"
@@ -118,6 +119,7 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   void take_events() noexcept;
   bool reap() noexcept;
   void take_credit() noexcept;
+  [[gnu::noinline]] void take_credit_line() noexcept;
   [[nodiscard]] bool window_too_small() const noexcept;
   void walk() noexcept;
   [[nodiscard]] bool may_post(bool answer) const noexcept;
@@ -125,7 +127,6 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   [[nodiscard]] bool told_how() const noexcept { return mode_.has_value(); }
   void adopt() noexcept;
   void arm_engine() noexcept;
-  void arm_in_time() noexcept;
   void arm_link() noexcept;
   bool post_next() noexcept;
   bool post(std::span<const RemoteWrite> writes, std::optional<std::uint32_t> immediate,
@@ -135,7 +136,7 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   void write_more(Flight& flight) noexcept;
   [[nodiscard]] bool sleeper_waits(Cursor end) const noexcept;
   [[nodiscard]] bool hot_possible() const noexcept;
-  void prove(const Record& record) const noexcept;
+  void prove_last() const noexcept;
   void fail(const std::string& why) noexcept;
   void show_counters() noexcept;
   void pace(std::uint64_t started, std::uint64_t records, std::uint64_t bytes) noexcept;
@@ -160,7 +161,8 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   // With the token held.
   Cursor frontier_ = 0;                // committed up to here, as far as seen
   std::uint32_t waiting_records_ = 0;  // in [posted_, frontier_)
-  Record last_record_;                 // the last one seen before frontier_
+  Cursor last_record_ = 0;             // the last one seen before frontier_, and its header
+  std::uint64_t last_word_ = 0;
   Cursor padding_ = ~0ULL;  // of the last padding record; [posted_, frontier_) has at most one
   Cursor posted_ = 0;       // published, tail and all
   Cursor written_ = 0;      // data handed over; ahead of posted_ only within one publish
@@ -170,12 +172,8 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   std::uint64_t cookie_ = 0;
   std::uint64_t landed_cookie_ = 0;  // completed up to
   bool flight_awaited_ = false;      // somebody sleeps until more of it has landed
-  // Rounds of the sender's threads, as many when the engine last looked, its ticks since, and
-  // whether it is not woken (arm_engine()).
-  std::uint64_t rounds_ = 0;
-  std::uint64_t seen_rounds_ = 0;
-  std::uint8_t ticks_unlooked_ = 0;
-  bool unarmed_ = false;
+  PollWatch polls_;                  // of the sender's threads
+  bool unarmed_ = false;             // the engine is not woken meanwhile (arm_engine())
   CreditLine credit_{};              // the newest accepted
   std::optional<PublishMode> mode_;  // as the receiver knows, or will when it reads on
   std::uint64_t mode_changes_ = 0;

@@ -200,7 +200,14 @@ inline void write_tail(TailLine& line, const TailLine& value) noexcept {
   return copy;
 }
 
-/// Likewise an offer line.
+/// What read_credit() gave before is there still, whole.
+[[nodiscard]] inline bool is_credit(const CreditLine& line, const CreditLine& known) noexcept {
+  return ((load_shared(line.consumed) ^ known.consumed) | (load_shared(line.limit) ^ known.limit) |
+          (load_shared(line.armed_at) ^ known.armed_at) | (load_shared(line.mode) ^ known.mode) |
+          (load_shared(line.check) ^ known.check)) == 0;
+}
+
+/// As read_credit().
 [[nodiscard]] inline std::optional<OfferLine> read_offer(const OfferLine& line,
                                                          const SessionKey& key) noexcept {
   OfferLine copy{};
