@@ -144,7 +144,9 @@ void add_perf(CLI::App& app, Action& action) {
       "perf", "Measure a channel: the rate and the round trip (inproc: both sides at once)");
   auto options = std::make_shared<PerfOptions>();
   auto& client = options->client;
-  command->add_option("uri", options->uri, "inproc:NAME, shm:NAME or rdma://HOST:PORT/NAME")
+  command
+      ->add_option("uri", options->uri,
+                   "inproc:NAME, shm:NAME, or rdma:, ucx: or auto: with //HOST:PORT/NAME")
       ->required()
       ->type_name("URI");
   auto* listen = command->add_flag("-l,--listen", options->listen, "Answer the measuring side");
