@@ -93,6 +93,8 @@ int run(int argc, char** argv) {
     const int status = action();
     if (std::fflush(stdout) != 0)
       throw CommandError(fmt::format("cannot write the output: {}", std::strerror(errno)));
+    if (std::ferror(stdout) != 0)
+      throw CommandError("cannot write the output: part of it was lost before");
     return status;
   } catch (const UsageError& error) {
     complain(error.what());

@@ -91,7 +91,7 @@ class Client {
   /// The port at the listener's host where plain verbs answers.
   std::uint16_t start_plain_verbs() {
     command({{"op", "plain_verbs"}});
-    return await("plain_verbs").value("port", std::uint16_t{0});
+    return value_of(await("plain_verbs"), "port", std::uint16_t{0});
   }
 
   [[nodiscard]] std::string path() const { return path_of(first()); }
@@ -153,9 +153,9 @@ class Client {
       const auto message = receiver_.recv_for(kGlance);
       if (message) {
         auto answer = decode(message.data());
-        const auto got = answer.is_object() ? answer.value("op", "") : "";
+        const auto got = text_of(answer, "op");
         if (got == op) return answer;
-        fail(got == "refused" ? answer.value("why", "refused") : "the listener broke the protocol");
+        fail(got == "refused" ? text_of(answer, "why") : "the listener broke the protocol");
       }
       if (message.status() != RecvStatus::timed_out) {
         fail(fmt::format("the listener is gone: {}", to_string(message.status())));
@@ -192,14 +192,14 @@ class Client {
     sender.cpu_us += work.cpu_us;
     command({{"op", "end"}}, size);
     const auto answer = await("result");
-    if (answer.value("messages", std::uint64_t{0}) != messages) {
+    if (value_of(answer, "messages", std::uint64_t{0}) != messages) {
       fail(fmt::format("{} messages were sent, but the listener counted {}", messages,
-                       answer.value("messages", std::uint64_t{0})));
+                       value_of(answer, "messages", std::uint64_t{0})));
     }
     auto receiver = answer.value("stats", Json::object());
     result["messages"] = messages;
     result["cpu_us_per_message"] =
-        (sender.cpu_us + receiver.value("cpu_us", 0.0)) / static_cast<double>(messages);
+        (sender.cpu_us + value_of(receiver, "cpu_us", 0.0)) / static_cast<double>(messages);
     result["sender"] = to_json(sender);
     result["receiver"] = std::move(receiver);
     return result;

@@ -94,10 +94,10 @@ class Listener {
   void greet(SourceId source, std::span<const std::byte> message) {
     auto control = decode(message);
     if (!control.is_object()) return;
-    const auto op = control.value("op", "");
+    const auto op = text_of(control, "op");
     if (op == "hello") {
       waiting_.push_back({source, std::move(control)});
-    } else if (op == "join" && !senders_.empty() && control.value("reply", "") == reply_address_) {
+    } else if (op == "join" && !senders_.empty() && text_of(control, "reply") == reply_address_) {
       senders_.push_back(source);
     }
   }
@@ -133,12 +133,12 @@ class Listener {
 
   void serve(const Hello& hello) {
     senders_.assign(1, hello.source);
-    reply_address_ = hello.text.value("reply", "");
+    reply_address_ = text_of(hello.text, "reply");
     // The client's address, and this side's options (device, port and the like).
     auto reply = Uri::parse(reply_address_);
     reply.options = uri_.options;
     reply_ = connect(reply.text());
-    if (hello.text.value("penstock_perf", 0) != kPerfProtocol) {
+    if (value_of(hello.text, "penstock_perf", 0) != kPerfProtocol) {
       const auto why = fmt::format("this listener (penstock {}) speaks version {} of the protocol",
                                    PENSTOCK_VERSION, kPerfProtocol);
       answer({{"op", "refused"}, {"why", why}});
@@ -150,7 +150,7 @@ class Listener {
       const auto source = message.source();
       const auto control = decode(message.data());
       message.release();
-      const auto op = control.is_object() ? control.value("op", "") : "";
+      const auto op = text_of(control, "op");
       if (op == "bye") return;
       if (op == "plain_verbs") {
         serve_plain_verbs();
@@ -178,7 +178,7 @@ class Listener {
     while (senders_.size() != senders) {
       const auto message = next(Duration::zero());
       const auto control = decode(message.data());
-      if (!control.is_object() || control.value("op", "") != "leave") {
+      if (!control.is_object() || text_of(control, "op") != "leave") {
         throw RunBroken("a client broke the protocol");
       }
       std::erase(senders_, message.source());
@@ -217,18 +217,18 @@ class Listener {
   }
 
   void measure(const Json& begin) {
-    const auto size = begin.value("size", std::size_t{0});
-    const Duration spin(begin.value("spin_ns", Duration::rep{0}));
-    const bool echo = begin.value("mode", "") != to_string(PerfMode::throughput);
-    gather(begin.value("senders", std::size_t{1}));
+    const auto size = value_of(begin, "size", std::size_t{0});
+    const Duration spin(value_of(begin, "spin_ns", Duration::rep{0}));
+    const bool echo = text_of(begin, "mode") != to_string(PerfMode::throughput);
+    gather(value_of(begin, "senders", std::size_t{1}));
     const auto before = side_stats(receiver_.stats(), senders_, options_.scope);
     answer({{"op", "ready"}}, size);
     std::uint64_t messages = 0;
     const auto batch =
-        std::clamp<std::size_t>(begin.value("batch", std::size_t{1}), 1, Messages::kMost);
+        std::clamp<std::size_t>(value_of(begin, "batch", std::size_t{1}), 1, Messages::kMost);
     const auto end = echo || batch == 1 ? take(size, spin, echo, messages)
                                         : take_batches(size, spin, batch, messages);
-    if (!end.is_object() || end.value("op", "") != "end") {
+    if (!end.is_object() || text_of(end, "op") != "end") {
       throw RunBroken("a client broke the protocol");
     }
     const auto work = side_stats(receiver_.stats(), senders_, options_.scope) - before;

@@ -15,6 +15,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 
 #include "penstock/channel/channel.hpp"
 #include "penstock/transport/uri.hpp"
@@ -63,6 +64,18 @@ struct SideStats {
 /// As Receiver::recv_for, but looks for `spin` before it sleeps, whatever the receiver's own
 /// setting is.
 [[nodiscard]] Message recv_spinning(Receiver& receiver, Duration spin, Duration timeout);
+
+/// What `control` says of `key`; `otherwise` where it says nothing, or nothing of that kind.
+template <class T>
+[[nodiscard]] T value_of(const Json& control, const char* key, T otherwise) {
+  const auto found = control.find(key);
+  const bool fits = found != control.end() &&
+                    (std::is_same_v<T, std::string> ? found->is_string() : found->is_number());
+  return fits ? found->get<T>() : otherwise;
+}
+[[nodiscard]] inline std::string text_of(const Json& control, const char* key) {
+  return value_of(control, key, std::string());
+}
 
 /// A message's bytes.
 [[nodiscard]] std::span<const std::byte> as_bytes(std::string_view text);

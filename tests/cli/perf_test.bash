@@ -58,6 +58,28 @@ sends_in_batches() {
   expect_text client.err "leave 0 out"
 }
 
+# What says something of the wrong kind is no client, and ends nobody's measurements.
+passes_over_strangers_that_make_no_sense() {
+  start_perf_listener --runs 4
+  local text
+  for text in '{"op":7}' '{"op":"hello","penstock_perf":2,"reply":5}' \
+    '{"op":"hello","penstock_perf":"x","reply":"shm:nobody-'$$'"}' '[' 'no JSON'; do
+    # The listener may be gone on before all is consumed: how cat ends is not asked.
+    printf '%s' "$text" | "$penstock" cat "$channel" >/dev/null 2>&1 || true
+  done
+  "$penstock" perf "$channel" --sizes 64 --seconds 0.01 >table 2>client.err ||
+    fail "the client ended with status $?; the listener: $(cat listener.err)"
+  expect_text table "throughput"
+  kill "$listener"
+}
+
+fails_when_its_output_is_lost() {
+  local status=0
+  "$penstock" perf "inproc:$case" --sizes 64 --seconds 0.01 >/dev/full 2>perf.err || status=$?
+  ((status == 1)) || fail "perf ended with status $status"
+  expect_text perf.err "cannot write the output"
+}
+
 # count_lines TEXT FILE
 count_lines() { grep -c -- "$1" "$2" || true; }
 
