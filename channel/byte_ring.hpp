@@ -124,6 +124,13 @@ class RingView {
     return mark == key_.mark(cursor, word);
   }
 
+  /// A message without flags was committed at `cursor`, and ends no later than at `bound`, which
+  /// lies ahead: its length. False is no verdict: inspect() says what is there.
+  [[nodiscard]] bool plain(Cursor cursor, Cursor bound, std::uint64_t& length) const noexcept {
+    return committed(cursor, length) && length == header_length(length) &&
+           record_size(length) <= std::min(room(cursor), bound - cursor);
+  }
+
   /// The committed record at `cursor`, whose end must not lie beyond `bound`.
   [[nodiscard]] Inspection inspect(Cursor cursor, Cursor bound, Record& out) const noexcept {
     std::uint64_t word = 0;

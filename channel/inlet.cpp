@@ -251,14 +251,12 @@ void Inlet::skip_to(Cursor end) noexcept {
 /// A message of a stream: without flags, and known to have landed.
 inline bool Inlet::take_plain(Message& out) noexcept {
   const Cursor bound = link_ ? tail_ : head_ + window_;
-  std::uint64_t word = 0;
+  std::uint64_t length = 0;
   if (next_ >= bound || shut_ || finished_ || next_view_ - first_view_ == kMaxViews ||
-      !ring_.committed(next_, word) || word != header_length(word))
+      !ring_.plain(next_, bound, length))
     return false;
-  const auto size = record_size(word);
-  if (size > std::min(ring_.room(next_), bound - next_)) return false;
-  hand_out({next_, next_ + size, ring_.at(next_) + sizeof(RecordHeader),
-            static_cast<std::uint32_t>(word), 0},
+  hand_out({next_, next_ + record_size(length), ring_.at(next_) + sizeof(RecordHeader),
+            static_cast<std::uint32_t>(length), 0},
            out);
   return true;
 }
@@ -420,13 +418,11 @@ void Inlet::take_plain_run(Messages& run, std::size_t most, View& view) noexcept
   auto at = next_;
   auto count = run.count_;
   std::uint64_t bytes = 0;
-  std::uint64_t word = 0;
-  while (count != most && at < bound && ring.committed(at, word) && word == header_length(word)) {
-    const auto size = record_size(word);
-    if (size > std::min(ring.room(at), bound - at)) break;
-    run.data_[count++] = {ring.at(at) + sizeof(RecordHeader), word};
-    bytes += word;
-    at += size;
+  std::uint64_t length = 0;
+  while (count != most && at < bound && ring.plain(at, bound, length)) {
+    run.data_[count++] = {ring.at(at) + sizeof(RecordHeader), length};
+    bytes += length;
+    at += record_size(length);
   }
   view.messages += static_cast<std::uint32_t>(count - run.count_);
   view.bytes += bytes;
