@@ -8,8 +8,8 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <numeric>
 #include <random>
-#include <ranges>
 #include <stop_token>
 #include <string>
 #include <thread>
@@ -117,7 +117,9 @@ TEST(Async, any_number_may_wait) {
   for (int i = 0; i < kMany; ++i) receivers.push_back(rx.clone());
   for (std::size_t i = 0; i < kMany; ++i)
     tasks.push_back(receive_one(receivers[i], statuses[i], values[i]));
-  EXPECT_EQ(tx.send_many(std::views::iota(0, kMany)).count, kMany);
+  std::vector<int> sent(kMany);
+  std::iota(sent.begin(), sent.end(), 0);
+  EXPECT_EQ(tx.send_many(sent).count, kMany);
   for (int i = 0; i < kMany; ++i) ASSERT_EQ(values[static_cast<std::size_t>(i)], i);
 }
 

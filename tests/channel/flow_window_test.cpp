@@ -275,7 +275,7 @@ TEST(FlowWindow, gives_up_what_a_slow_loop_had_made_it_grow_to) {
 
 TEST(FlowWindow, doubles_when_starved_up_to_the_most) {
   FlowWindow flow(1000, 10'000, 1ms);
-  for (const std::uint64_t expected : {2000, 4000, 8000, 10'000, 10'000}) {
+  for (const std::uint64_t expected : {2000U, 4000U, 8000U, 10'000U, 10'000U}) {
     flow.starved(TimePoint{1h}, 0);
     EXPECT_EQ(flow.window(), expected);
   }

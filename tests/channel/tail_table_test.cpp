@@ -87,7 +87,7 @@ TEST(TailTable, looks_at_watched_places_only) {
 TEST(TailTable, knows_who_is_awake) {
   Table table(600);
   EXPECT_EQ(table.tails->next_awake(0), kNone);
-  for (const std::size_t place : {0, 64, 127, 599}) table.tails->set_awake(place, true);
+  for (const std::size_t place : {0U, 64U, 127U, 599U}) table.tails->set_awake(place, true);
   EXPECT_EQ(table.tails->next_awake(0), 0U);
   EXPECT_EQ(table.tails->next_awake(1), 64U);
   EXPECT_EQ(table.tails->next_awake(65), 127U);

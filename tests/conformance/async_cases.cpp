@@ -598,7 +598,7 @@ const AddCase selects{
       std::vector<std::uint64_t> ready;
       std::uint64_t sent = 0;
       std::array<bool, 2> ended{};
-      const auto take = [&](Message message, bool& end) {
+      const auto take = [&, &ask = question](Message message, bool& end) {
         if (!message) {
           EXPECT_EQ(message.status(), RecvStatus::closed);
           end = true;
@@ -606,7 +606,7 @@ const AddCase selects{
           return;
         }
         ++under_way;
-        EXPECT_EQ(question.send(Numbered::from(message).number), SendStatus::sent);
+        EXPECT_EQ(ask.send(Numbered::from(message).number), SendStatus::sent);
       };
       while (open != 0 || under_way != 0 || !ready.empty()) {
         const Numbered next{2, ready.empty() ? 0 : ready.back()};
@@ -636,15 +636,15 @@ const AddCase selects{
       Receiver answers = side.bind("capacity=4KiB", "answers");
       std::vector<std::jthread> threads;
       for (const std::uint64_t first : {0U, 1U})
-        threads.emplace_back([&side, first, count,
-                              sender = side.connect({}, first == 0 ? "even" : "odd")]() mutable {
-          std::mt19937 random(static_cast<std::uint32_t>(first));
-          for (std::uint64_t i = 0; i < count; ++i) {
-            EXPECT_EQ(sender.send(Numbered{first, 2 * i + first}.bytes()), SendStatus::sent);
-            dither(random);
-          }
-          sender = Sender();
-        });
+        threads.emplace_back(
+            [first, count, sender = side.connect({}, first == 0 ? "even" : "odd")]() mutable {
+              std::mt19937 random(static_cast<std::uint32_t>(first));
+              for (std::uint64_t i = 0; i < count; ++i) {
+                EXPECT_EQ(sender.send(Numbered{first, 2 * i + first}.bytes()), SendStatus::sent);
+                dither(random);
+              }
+              sender = Sender();
+            });
       Tally tally(2 * count);
       EXPECT_EQ(drain(answers, [&](const Message& message) { tally.add(message); }),
                 RecvStatus::closed);

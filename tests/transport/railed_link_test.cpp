@@ -151,7 +151,7 @@ class SimLink final : public Link {
     if (immediate ? armed_immediates_ : armed_completions_)
       (void)::eventfd_write(events_fd_.get(), 1);
   }
-  void land(const Sim::Item& item) {
+  void arrive(const Sim::Item& item) {
     if (item.kind == Sim::Item::Kind::immediate)
       return come({LinkEvent::Kind::immediate, item.value});
     const auto* from = item.bytes.empty() ? item.write.source : item.bytes.data();
@@ -170,7 +170,7 @@ class SimLink final : public Link {
     if (item.kind == Sim::Item::Kind::completion) {
       come({LinkEvent::Kind::completed, item.value});
     } else {
-      peer->second->land(item);
+      peer->second->arrive(item);
     }
     return true;
   }
@@ -223,7 +223,7 @@ bool Sim::step(Random& random) {
       ghost.items.clear();
       continue;
     }
-    to->second->land(ghost.items.front());
+    to->second->arrive(ghost.items.front());
     ghost.items.pop_front();
     return true;
   }
