@@ -51,6 +51,7 @@ Publisher::Publisher(LinkEnd end, const RingMemory& memory, std::uint64_t window
       prover_(memory.key),
       limits_(link_->limits()),
       window_(window),
+      max_publish_(std::min(kMaxPublish, ring_.capacity() / kPublishPart)),
       path_(link_->path()) {
   credit_.limit = window;
   control_.limit.store(window, std::memory_order_relaxed);  // relaxed: nobody else knows us yet
@@ -198,8 +199,11 @@ void Publisher::advance() noexcept {
     // First the record, for which the receiver may wait: of an idle link nothing has completed.
     const bool idle = hold_ == 0 && (answer || in_flight_head_ == in_flight_tail_);
     if (!idle) take_events();
-    take_credit();
-    adopt();
+    // What changes without a line is heeded below: the post comes first.
+    if (!idle || !is_credit(credit_line_, credit_)) {
+      take_credit();
+      adopt();
+    }
     walk();
     const auto started = answer ? 0 : cycles();
     const auto before = posted_;
@@ -251,7 +255,7 @@ void Publisher::advance() noexcept {
       // relaxed: read after left_over_, and a hint only
       due_at_.store(cycles() + std::min(std::max(hold_, post_cost_), cycles_per_ms()),
                     std::memory_order_relaxed);
-      worth_at_.store(posted_ + max_publish(), std::memory_order_relaxed);
+      worth_at_.store(posted_ + max_publish_, std::memory_order_relaxed);
       left_over_.store(true, std::memory_order_seq_cst);
     }
     break;
@@ -407,14 +411,10 @@ bool Publisher::window_too_small() const noexcept {
          posted_ == frontier_ && credit_.limit < credit_.consumed + window_;
 }
 
-std::uint64_t Publisher::max_publish() const noexcept {
-  return std::min(kMaxPublish, ring_.capacity() / kPublishPart);
-}
-
 /// For each record of a stream: short, on copies that a store to a ring does not touch.
 void Publisher::walk() noexcept {
   const auto ring = ring_;
-  const auto most = posted_ + max_publish();
+  const auto most = posted_ + max_publish_;
   const auto bound = posted_ + ring.capacity();
   auto at = frontier_;
   std::uint64_t word = 0;
@@ -431,7 +431,7 @@ void Publisher::walk() noexcept {
 }
 
 bool Publisher::worth_posting(std::uint64_t waiting) const noexcept {
-  return waiting >= max_publish() ||
+  return waiting >= max_publish_ ||
          (waiting >= kWorthPosting && waiting_records_ >= kManyLargeRecords);
 }
 
@@ -511,17 +511,19 @@ bool Publisher::post_next() noexcept {
     if (to == stop && stop != end) to += ring_.room(to) % ring_.capacity();
   }
   std::optional<std::uint32_t> immediate;
-  const TailLine tail{end, ring_.key().tail_check(end)};
+  TailLine tail;
   const bool wakes = mode_ != PublishMode::immediate && sleeper_waits(end);
   if (mode_ == PublishMode::immediate) {
     immediate = static_cast<std::uint32_t>(Immediate::landed) | low_bits(end);
   } else {
     if (wakes) immediate = static_cast<std::uint32_t>(Immediate::wake);
-    if (!hot)
+    if (!hot) {
+      tail = {end, ring_.key().tail_check(end)};
       writes.add({.source = reinterpret_cast<const std::byte*>(&tail),
                   .length = sizeof tail,
                   .region = kTailRegion,
                   .copied = true});
+    }
   }
   if (!post(writes.all(), immediate, end)) return false;
   if (wakes) signalled();

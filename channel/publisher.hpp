@@ -140,7 +140,6 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   void fail(const std::string& why) noexcept;
   void show_counters() noexcept;
   void pace(std::uint64_t started, std::uint64_t records, std::uint64_t bytes) noexcept;
-  [[nodiscard]] std::uint64_t max_publish() const noexcept;
   [[nodiscard]] bool held_back() const noexcept;
   [[nodiscard]] bool worth_posting(std::uint64_t waiting) const noexcept;
 
@@ -155,6 +154,7 @@ class Publisher final : public EngineHandler, public std::enable_shared_from_thi
   const Prover prover_;
   const LinkLimits limits_;
   const std::uint64_t window_;                      // the largest
+  const std::uint64_t max_publish_;                 // bytes at once, one record more at most
   std::function<void(const std::string&)> failed_;  // set before anybody else knows us
   ProgressToken token_;
 

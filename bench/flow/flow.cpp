@@ -54,7 +54,6 @@ struct Payload {
   std::byte rest[48];  // NOLINT(modernize-avoid-c-arrays)
 };
 static_assert(sizeof(Payload) == 64);
-constexpr std::uint64_t kRecord = 80;
 /// The consumer of the slow part takes so many times as long.
 constexpr std::int64_t kSlowed = 10;
 constexpr std::int64_t kEnd = -1;

@@ -8,6 +8,7 @@
 #include <sys/random.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -137,7 +138,7 @@ VerbsLink::VerbsLink(const PathChoice& path, std::vector<LinkRegion> regions,
   if (const int error = post_receives(kReceives); error != 0)
     refuse(code_of(error),
            fmt::format("cannot post receives on {}: {}", device_->name(), std::strerror(error)));
-  unfinished_.resize(depth_);
+  unfinished_.resize(std::bit_ceil(depth_));
   room_ = depth_;
   watch_descriptors();
 }
@@ -381,11 +382,11 @@ LinkLimits VerbsLink::limits() const noexcept {
 
 const ibv_mr* VerbsLink::registration_of(const RemoteWrite& write) const noexcept {
   const auto from = reinterpret_cast<std::uintptr_t>(write.source);
-  for (std::size_t i = 0; i < regions_.size(); ++i) {
-    const auto base = reinterpret_cast<std::uintptr_t>(regions_[i].base);
-    if (from >= base && from - base <= regions_[i].length &&
-        write.length <= regions_[i].length - (from - base))
-      return registered_[i].get();
+  const auto* registered = registered_.data();
+  for (const auto& region : regions_) {
+    const auto offset = from - reinterpret_cast<std::uintptr_t>(region.base);  // or far beyond it
+    if (offset <= region.length && write.length <= region.length - offset) return registered->get();
+    ++registered;
   }
   return nullptr;
 }
@@ -401,7 +402,6 @@ bool VerbsLink::allowed(const RemoteWrite& write) const noexcept {
 void VerbsLink::fill(ibv_send_wr& request, ibv_sge& piece, const RemoteWrite& write,
                      std::uint64_t position) noexcept {
   const ExposedRegion& target = peer_->regions[write.region];
-  request.opcode = IBV_WR_RDMA_WRITE;
   request.wr.rdma = {.remote_addr = target.address + write.offset, .rkey = target.key};
   piece = {
       .addr = reinterpret_cast<std::uint64_t>(write.source), .length = write.length, .lkey = 0};
@@ -439,9 +439,18 @@ PostStatus VerbsLink::post(std::span<const RemoteWrite> writes,
   std::array<ibv_send_wr, kMaxWritesPerPost> requests;
   std::array<ibv_sge, kMaxWritesPerPost> pieces;
   for (std::uint32_t i = 0; i < count; ++i) {
-    requests[i] = {};
-    if (i > 0) requests[i - 1].next = &requests[i];
-    if (!writes.empty()) fill(requests[i], pieces[i], writes[i], position_ + i);
+    auto& request = requests[i];
+    // Not the rest of it, which is for other kinds of requests, and as long again.
+    request.next = nullptr;
+    request.sg_list = nullptr;
+    request.num_sge = 0;
+    request.opcode = IBV_WR_RDMA_WRITE;
+    request.send_flags = 0;
+    request.imm_data = 0;
+    request.wr_id = 0;
+    request.wr.rdma = {};
+    if (i > 0) requests[i - 1].next = &request;
+    if (!writes.empty()) fill(request, pieces[i], writes[i], position_ + i);
   }
   ibv_send_wr& last = requests[count - 1];
   if (immediate) {
@@ -466,7 +475,7 @@ inline PostStatus VerbsLink::hand_over(ibv_send_wr& first, ibv_send_wr& last, st
   std::uint64_t bytes = 0;
   for (const ibv_send_wr* request = &first; request != nullptr; request = request->next)
     if (request->num_sge != 0) bytes += request->sg_list->length;
-  unfinished_[next_unfinished_++ % depth_] = {.cookie = cookie, .requests = count, .bytes = bytes};
+  unfinished(next_unfinished_++) = {.cookie = cookie, .requests = count, .bytes = bytes};
   room_ -= count;
   position_ += count;
   ++counters_.posts;
@@ -536,7 +545,7 @@ std::optional<std::uint64_t> VerbsLink::poll_sends() noexcept {
             [&] { return fmt::format("rdma: {} completed a write that was not posted", where()); });
         break;
       }
-      room_ += unfinished_[first_unfinished_++ % depth_].requests;
+      room_ += unfinished(first_unfinished_++).requests;
       finished = completion.wr_id;
     }
   }
@@ -604,8 +613,7 @@ void VerbsLink::listen_for_silence() noexcept {
   const auto now = Clock::now();
   silence_ +=
       std::min<std::chrono::nanoseconds>(now - std::exchange(listened_at_, now), kMostSilence);
-  const auto timeouts =
-      kTimeoutsToTheEnd + unfinished_[first_unfinished_ % depth_].bytes / kBytesPerTimeout;
+  const auto timeouts = kTimeoutsToTheEnd + unfinished(first_unfinished_).bytes / kBytesPerTimeout;
   const auto most = kAckTimeoutUnit * (std::int64_t{1} << travel_.ack_timeout) *
                     static_cast<std::int64_t>(timeouts);
   if (silence_ < most) return;

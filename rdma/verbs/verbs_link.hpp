@@ -116,6 +116,9 @@ class VerbsLink final : public Link {
             std::uint64_t position) noexcept;
   [[nodiscard]] PostStatus hand_over(ibv_send_wr& first, ibv_send_wr& last, std::uint32_t count,
                                      std::uint64_t cookie) noexcept;
+  [[nodiscard]] Post& unfinished(std::uint64_t number) noexcept {
+    return unfinished_[number & (unfinished_.size() - 1)];
+  }
   [[nodiscard]] int post_receives(std::uint32_t count) noexcept;
   [[nodiscard]] std::optional<std::uint64_t> poll_sends() noexcept;
   [[nodiscard]] std::size_t poll_receives(std::span<LinkEvent> events) noexcept;
@@ -160,7 +163,7 @@ class VerbsLink final : public Link {
   std::optional<Description> peer_;
   std::uint32_t packet_ = 0;
 
-  std::vector<Post> unfinished_;  // a ring of depth_
+  std::vector<Post> unfinished_;  // a ring of at least depth_, a power of two
   std::uint64_t first_unfinished_ = 0;
   std::uint64_t next_unfinished_ = 0;
   std::uint32_t room_ = 0;

@@ -37,12 +37,12 @@ TEST_P(CreditWrites, are_at_most_one_a_quarter_window_at_any_rate) {
   const auto& [name, size, send_pause, receive_pause] = GetParam();
   const std::uint64_t count = kWindows * kWindow / (size + 16);
   auto receiver = bind("torn://127.0.0.1:0/credit?capacity=64KiB");
-  std::jthread sending([&, uri = receiver.uris().at(0)] {
+  std::jthread sending([&, uri = receiver.uris().at(0), size = size, pause = send_pause] {
     auto sender = connect(uri);
     const std::vector<std::byte> message(size);
     for (std::uint64_t i = 0; i < count; ++i) {
       ASSERT_EQ(sender.send(message), SendStatus::sent);
-      if (send_pause != 0us) std::this_thread::sleep_for(send_pause);
+      if (pause != 0us) std::this_thread::sleep_for(pause);
     }
     ASSERT_EQ(sender.flush(30s), FlushStatus::consumed);
   });
