@@ -168,9 +168,15 @@ const AddCase held{"a_batch_keeps_its_room_until_it_is_released",
                      Messages second;
                      side.meet("sent");
                      ASSERT_EQ(receiver.recv_many(first, 5), RecvStatus::received);
-                     ASSERT_EQ(receiver.recv_many(second, 5), RecvStatus::received);
+                     // All are there, but one look need not see all: one rail may be behind.
+                     for (auto left = 10 - first.size(); left != 0; left -= second.size()) {
+                       second.release();
+                       ASSERT_EQ(receiver.recv_many(second, 5), RecvStatus::received);
+                       ASSERT_LE(second.size(), left);
+                     }
                      second.release();
-                     for (std::size_t i = 0; i < 5; ++i) EXPECT_TRUE(has_pattern(i, first[i]));
+                     for (std::size_t i = 0; i < first.size(); ++i)
+                       EXPECT_TRUE(has_pattern(i, first[i]));
                      EXPECT_NE(first.source(), 0U);
                      first.release();
                      EXPECT_EQ(first.size(), 0U);

@@ -206,6 +206,8 @@ class RailsBetweenHosts : public testing::TestWithParam<Cut> {
         << "needs root, rdma_rxe, macvlan, ip and rdma";
   }
   void TearDown() override {
+    // Packets sent again, refused or out of order: what a failure of one end alone does not tell.
+    if (HasFailure()) (void)run("grep -Hr . /sys/class/infiniband/*/ports/1/hw_counters");
     (void)run("ip link delete rail 2>/dev/null");  // nobody uses it any more
     while (run("test -e /sys/class/infiniband/rxerail -o -e /sys/class/net/rail"))
       std::this_thread::sleep_for(20ms);
