@@ -199,7 +199,7 @@ void Publisher::advance() noexcept {
     // First the record, for which the receiver may wait: of an idle link nothing has completed.
     const bool idle = hold_ == 0 && (answer || in_flight_head_ == in_flight_tail_);
     if (!idle) take_events();
-    // What changes without a line is heeded below: the post comes first.
+    // A line that is known already says nothing: what else moves the limit can wait for the post.
     if (!idle || !is_credit(credit_line_, credit_)) {
       take_credit();
       adopt();
